@@ -1,0 +1,106 @@
+"""Options of a stage as jsonargparse sees them: the config dataclass is the command line and the schema.
+
+Each field's type, default and docstring become a flag of `onggi VERB` and a key of a recipe, checked
+by the same parser, so that the two cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import MISSING, fields
+from typing import Any
+
+import jsonargparse
+from jsonargparse.typing import register_type
+
+from .errors import OnggiError
+from .languages import Languages
+from .stages import Stage
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def _languages(value: Any) -> Languages:
+    try:
+        return value if isinstance(value, Languages) else Languages(value)
+    except OnggiError as error:
+        raise ValueError(str(error)) from error
+
+
+register_type(
+    Languages, str, _languages, deserializer_exceptions=(ValueError,), fail_already_registered=False
+)
+
+
+class HelpFormatter(jsonargparse.DefaultHelpFormatter):
+    """Help in which the type of languages reads `en,ko` and text keeps its words."""
+
+    def _expand_help(self, action: Any) -> str:
+        text = super()._expand_help(action)
+        return text.replace("<class 'Languages'>", "languages").replace(
+            "<class 'onggi.languages.Languages'>", "languages"
+        )
+
+
+def parser(stage: Stage) -> jsonargparse.ArgumentParser:
+    """The parser of `onggi VERB`, without `--out`."""
+    made = jsonargparse.ArgumentParser(
+        prog=f"onggi {stage.verb}",
+        description=(stage.config.__doc__ or "").strip(),
+        exit_on_error=False,
+        formatter_class=HelpFormatter,
+    )
+    for name, nargs in stage.positional.items():
+        extra = {"nargs": nargs} if nargs else {}
+        made.add_argument(name, help=docs(stage.config)[name], **extra)
+    made.add_class_arguments(stage.config, skip=set(stage.positional), as_group=False)
+    return made
+
+
+@functools.cache
+def docs(config: type[Any]) -> dict[str, str]:
+    """Field → its docstring, of a config dataclass."""
+    from docstring_parser import parse_from_object
+
+    parsed = parse_from_object(config)
+    return {item.args[1]: " ".join((item.description or "").split()) for item in parsed.params}
+
+
+@functools.cache
+def _checker(config: type[Any]) -> jsonargparse.ArgumentParser:
+    made = jsonargparse.ArgumentParser(exit_on_error=False)
+    made.add_class_arguments(config)
+    return made
+
+
+def typed(config: type[Any], key: str, value: Any) -> Any:
+    """`value` as the type of the config's field `key`; OnggiError saying what was expected."""
+    required = {
+        field.name: []
+        if str(field.type).startswith("list")
+        else "en"
+        if "Languages" in str(field.type)
+        else "x"
+        for field in fields(config)
+        if field.default is MISSING and field.default_factory is MISSING
+    }
+    try:
+        parsed = _checker(config).parse_object({**required, key: value})
+    except jsonargparse.ArgumentError as error:
+        raise OnggiError(said(str(error))) from error
+    return parsed[key]
+
+
+def said(message: str) -> str:
+    """A message of jsonargparse's in words for a user."""
+    message = re.sub(r"\s+", " ", message).strip()
+    match = re.search(r"Expected an? (.+?)\. Got value: (.*)$", message)
+    if match:
+        kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", match[1]).replace("typing.", "")
+        options = re.search(r"Literal\[(.+?)\]", kind)
+        if options:
+            kind = "one of " + options[1].replace("'", "")
+        value = match[2].strip()
+        return f"expected {kind}, not {value if value else 'nothing'}."
+    return re.sub(r'^Parser key "[\w.]+":\s*', "", message)

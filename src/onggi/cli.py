@@ -1,0 +1,197 @@
+"""The command line: verbs, each from its stage's config; nothing but argument → stage call."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import __version__
+from .errors import OnggiError, nearest
+from .progress import say
+
+_OVERRIDE = re.compile(r"(--)?[A-Za-z0-9][\w-]*\.[\w.-]+=.*", re.DOTALL)
+_OTHER = {
+    "run": "run a recipe: named stages in YAML; skips what is done, goes on with what is not",
+    "inspect": "what a model or an artifact is, and the folder to load it from",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors of the user's are one message, no traceback."""
+    # Libraries' own bars would run through ours; no model is ever asked for over the network
+    # unless a hub id says so.
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except OnggiError as error:
+        print(f"onggi: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `onggi … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        say("Stopped. The same command goes on from here.")
+        return 130
+
+
+def _dispatch(words: list[str]) -> int:
+    from .stages import VERBS
+
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_help())
+        return 0
+    if words[0] == "--version":
+        print(f"onggi {__version__}")
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb == "run":
+        return _run(rest)
+    if verb == "inspect":
+        return _inspect(rest)
+    if verb not in VERBS:
+        raise OnggiError(f"there is no command {verb!r}.{nearest(verb, [*VERBS, *_OTHER])} See onggi --help.")
+    return _stage(verb, rest)
+
+
+def _help() -> str:
+    from .stages import VERBS
+
+    lines = [
+        "usage: onggi VERB …",
+        "",
+        "Quantise a language model and see what it costs in each language.",
+        "",
+    ]
+    summaries = {verb: (stage.config.__doc__ or "").strip().split("\n")[0] for verb, stage in VERBS.items()}
+    lines += [f"  {verb:10} {text}" for verb, text in {**summaries, **_OTHER}.items()]
+    lines += ["", "onggi VERB --help shows every option with its type, default, unit and why."]
+    return "\n".join(lines)
+
+
+def _parse(parser: Any, words: list[str], prog: str) -> Any:
+    """Parsed arguments; a mistake is an OnggiError in words."""
+    import jsonargparse
+
+    from . import arguments
+
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for word in words:
+        name = word.split("=")[0]
+        if name.startswith("--") and len(name) > 2 and name not in flags:
+            hint = nearest(name, flags)
+            raise OnggiError(f"{prog} has no option {name}.{hint}")
+    try:
+        return parser.parse_args(words)
+    except jsonargparse.ArgumentError as error:
+        text = str(error)
+        key = re.search(r'Parser key "([\w.]+)"', text)
+        missing = re.search(r"the following arguments are required: (.+)", text)
+        if missing:
+            raise OnggiError(f"{prog} needs {missing[1]}; see {prog} --help.") from error
+        place = f"--{key[1]}: " if key else ""
+        raise OnggiError(f"{prog}: {place}{arguments.said(text)}") from error
+
+
+def _stage(verb: str, words: list[str]) -> int:
+    from dataclasses import fields
+
+    from . import arguments
+    from .stages import VERBS
+
+    stage = VERBS[verb]
+    parser = arguments.parser(stage)
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing."
+    )
+    parsed = _parse(parser, words, f"onggi {verb}")
+    config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
+    artifact = stage.run(config, Path(parsed.out))
+    if stage.show:
+        stage.show(artifact)
+    else:
+        say(f"{artifact.path}: {', '.join(sorted(artifact.record['outputs'])[:4])} …")
+    return 0
+
+
+def _run(words: list[str]) -> int:
+    import jsonargparse
+
+    overrides = [word for word in words if _OVERRIDE.fullmatch(word)]
+    parser = jsonargparse.ArgumentParser(
+        prog="onggi run",
+        description="Run a recipe. STAGE.KEY=VALUE overrides an option of a stage, as in balanced.tokens=4096.",
+        exit_on_error=False,
+    )
+    parser.add_argument("recipe", help="The recipe, a YAML file.")
+    parser.add_argument(
+        "--runs", default="runs", metavar="DIR", help="Outputs go to DIR/NAME/STAGE (default: runs)."
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Print the plan: stages, tokens, peak memory, disk, what is done.",
+    )
+    parser.usage = "onggi run RECIPE.yaml [STAGE.KEY=VALUE …] [--runs DIR] [--dry-run]"
+    parsed = _parse(parser, [word for word in words if word not in overrides], "onggi run")
+    from . import run
+
+    if parsed.dry_run:
+        _print_plan(run.dry_run(Path(parsed.recipe), overrides, Path(parsed.runs)))
+        return 0
+    run.run(Path(parsed.recipe), overrides, Path(parsed.runs))
+    return 0
+
+
+def _print_plan(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("stage", "verb", "state", "tokens", "peak memory", "disk"):
+        table.add_column(column, justify="right" if column in ("tokens", "peak memory", "disk") else "left")
+    for row in rows:
+        memory, disk, tokens = row["memory"], row["disk"], row["tokens"]
+        table.add_row(
+            row["stage"],
+            row["verb"],
+            row["state"],
+            "?" if tokens is None else f"{tokens:,}",
+            "?" if memory is None else f"{memory / 2**30:.1f} GiB",
+            "?" if disk is None else f"{disk / 1e6:,.0f} MB",
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "About, not exactly; ? is known only when an earlier stage has run or the model is fetched."
+    )
+
+
+def _inspect(words: list[str]) -> int:
+    import jsonargparse
+
+    from .stages import inspect
+
+    parser = jsonargparse.ArgumentParser(
+        prog="onggi inspect", description="What a model or an artifact is.", exit_on_error=False
+    )
+    parser.add_argument("model", help="A model by any of its names, or a folder that onggi made.")
+    parser.add_argument("--json", action="store_true", help="As JSON; `path` is the loadable folder.")
+    parsed = _parse(parser, words, "onggi inspect")
+    facts = inspect(parsed.model)
+    if parsed.json:
+        print(json.dumps(facts, ensure_ascii=False, indent=2))
+    else:
+        for key, value in facts.items():
+            print(
+                f"{key:20} {json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}"
+            )
+    return 0

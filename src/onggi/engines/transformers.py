@@ -1,0 +1,119 @@
+"""Models in Hugging Face layout, through transformers: hidden states and the head apart.
+
+The logits are not computed here: what predicts each token is its hidden state, and `head/` turns
+states into scores a tile of the vocabulary at a time. The split is checked on the model itself
+when it is loaded, so that an architecture which does something else to its logits is refused
+rather than scored wrongly. Everything is fp32: on a CPU bf16 products return bf16, which alone
+costs as much KL as 8-bit weights do (DESIGN §4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import OnggiError
+from ..head import Head
+from ..models.checkpoint import Checkpoint
+from ..text.tokens import Tokens
+
+# Positions run through the model in one batch, padding included.
+_BATCH = 4096
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Engine:
+    """A loaded model: `tokens`, `head`, and `states` of texts.
+
+    Raises OnggiError where the folder is not a sound checkpoint, a weight is not finite, or the
+    logits are not those of `head` over the last hidden state.
+    """
+
+    def __init__(self, folder: Path, device: torch.device | None = None):
+        from transformers import AutoModelForCausalLM
+
+        # Refuses code, pickles and damaged files with the reason, before transformers sees them.
+        Checkpoint(folder)
+        self.folder, self.device = folder, device or default_device()
+        self.tokens = Tokens(folder)
+        try:
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+            )
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            raise OnggiError(f"{folder}: transformers cannot load this model ({error}).") from error
+        self.model = model.to(self.device).eval()
+        self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.head = _head(model)
+        self._check()
+
+    @torch.no_grad()
+    def _check(self) -> None:
+        """One short text through both ways: also unpacks weights that unpack at the first use."""
+        ids = [self.tokens.prefix, *self.tokens.encode("onggi 옹기 ឱ")][:8]
+        whole = self.model(torch.tensor([ids], device=self.device), use_cache=False).logits[0].float()
+        for name, tensor in self.model.named_parameters():
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                raise OnggiError(f"{self.folder}: tensor {name} holds NaN or infinite values.")
+        own = self.head.logits(self._run([ids])[0])
+        if own.shape != whole.shape or not torch.allclose(own, whole, rtol=1e-3, atol=1e-3):
+            raise OnggiError(
+                f"{self.folder}: {type(self.model).__name__} computes its logits in a way onggi does not know."
+            )
+
+    def _run(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        width = max(len(ids) for ids in sequences)
+        batch = torch.full((len(sequences), width), self.tokens.prefix, device=self.device)
+        for i, ids in enumerate(sequences):
+            batch[i, : len(ids)] = torch.tensor(ids, device=self.device)
+        # Padding stands on the right, where a causal model cannot see it: no mask is needed.
+        states = self._body(input_ids=batch, use_cache=False).last_hidden_state
+        return [states[i, : len(ids)] for i, ids in enumerate(sequences)]
+
+    @torch.no_grad()
+    def states(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        """For each text the hidden states that predict its tokens, (tokens, hidden) fp32, and the
+        token ids, (tokens,) int64; both on the CPU. The start token is seen but not predicted.
+        Raises OnggiError for a text longer than the model's window.
+        """
+        window = getattr(self.model.config, "max_position_embeddings", None)
+        encoded = [self.tokens.encode(text) for text in texts]
+        for text, ids in zip(texts, encoded, strict=True):
+            if window and len(ids) > window:
+                raise OnggiError(
+                    f"a passage of {len(ids)} tokens ({text[:40]!r} …) exceeds the window of {window}."
+                )
+            if not ids:
+                raise OnggiError(f"a passage has no tokens ({text[:40]!r}).")
+        order = sorted(range(len(texts)), key=lambda i: len(encoded[i]))
+        results: dict[int, tuple[Tensor, Tensor]] = {}
+        while order:
+            batch = [order.pop()]
+            while order and (len(batch) + 1) * len(encoded[batch[0]]) <= _BATCH:
+                batch.append(order.pop())
+            # The last token predicts what comes after the text, which is not scored.
+            sequences = [[self.tokens.prefix, *encoded[i]][:-1] for i in batch]
+            for i, states in zip(batch, self._run(sequences), strict=True):
+                if not bool(torch.isfinite(states).all()):
+                    raise OnggiError(f"{self.folder}: NaN or infinite states for {texts[i][:40]!r} …")
+                results[i] = (states.float().cpu(), torch.tensor(encoded[i]))
+        return [results[i] for i in range(len(texts))]
+
+
+def _head(model: Any) -> Head:
+    config, output = model.config, model.get_output_embeddings()
+    scale = 1.0
+    if getattr(config, "logit_scale", None):  # Cohere
+        scale = float(config.logit_scale)
+    elif getattr(config, "logits_scaling", None):  # Granite
+        scale = 1.0 / float(config.logits_scaling)
+    softcap = getattr(config, "final_logit_softcapping", None)
+    return Head(output.weight.detach(), getattr(output, "bias", None), softcap, scale)

@@ -1,0 +1,184 @@
+"""From per-passage sums to scores: every measure with its interval, every change with its verdict.
+
+The measures are those of DESIGN §4. Intervals come from drawing passages, never tokens. Verdicts
+are paired: the same passages under both models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import languages as tags
+from .. import statistics
+from .measure import Measured
+
+# language → model → sums
+Results = Mapping[str, Mapping[str, Measured]]
+
+
+def summarise(
+    results: Results,
+    bytes_of_text: Mapping[str, Sequence[int]],
+    reference: str,
+    margin: float,
+    parallel: bool,
+) -> dict[str, Any]:
+    """The `models` and `comparisons` of `scores.json` (DESIGN §3).
+
+    bytes_of_text: language → UTF-8 bytes of each passage. margin: of the reference's
+    nll_per_passage, the relative change that does not matter. parallel: the passages are the same
+    content in each language, so that tokens can be set against English's.
+    """
+    names = list(next(iter(results.values())))
+    models: dict[str, Any] = {}
+    for name in names:
+        languages: dict[str, Any] = {}
+        for language, by_model in results.items():
+            entry = _metrics(by_model[name], bytes_of_text[language])
+            english = results.get("en", {}).get(name)
+            if parallel and english and language != "en":
+                entry["parity"] = _ratio(by_model[name].tokens, english.tokens, sum(by_model[name].tokens))
+            languages[language] = entry
+        models[name] = {"languages": languages, "worst": _worst(languages)}
+    for name in names:
+        if name != reference:
+            _add_verdicts(models[name]["languages"], results, name, reference, margin)
+    return {"models": models, "comparisons": _comparisons(results, names, reference, margin)}
+
+
+def _metrics(measured: Measured, bytes_of_text: Sequence[int]) -> dict[str, Any]:
+    tokens = sum(measured.tokens)
+    bits = [nats / math.log(2) for nats in measured.nll]
+    entry = {
+        "nll_per_passage": _mean(measured.nll, tokens),
+        "bits_per_byte": _ratio(bits, bytes_of_text, tokens),
+    }
+    if measured.kl is not None and measured.agree is not None:
+        entry["kl"] = {
+            **_ratio(measured.kl, measured.tokens, tokens),
+            "median": measured.kl_median,
+            "p99": measured.kl_p99,
+        }
+        entry["kl_per_passage"] = _mean(measured.kl, tokens)
+        entry["top1_agreement"] = _ratio(measured.agree, measured.tokens, tokens, bounds=(0.0, 1.0))
+    return entry
+
+
+def _mean(values: Sequence[float], tokens: int) -> dict[str, Any]:
+    return _entry(statistics.interval(values, bounds=(0.0, math.inf)), tokens)
+
+
+def _ratio(
+    values: Sequence[float],
+    denominators: Sequence[float],
+    tokens: int,
+    bounds: tuple[float, float] = (0.0, math.inf),
+) -> dict[str, Any]:
+    return _entry(statistics.interval(values, denominators, bounds=bounds), tokens)
+
+
+def _entry(interval: statistics.Interval, tokens: int) -> dict[str, Any]:
+    return {
+        "value": interval.value,
+        "low": _number(interval.low),
+        "high": _number(interval.high),
+        "n": interval.n,
+        "tokens": tokens,
+    }
+
+
+def _number(value: float) -> float | None:
+    """JSON has no NaN: an interval that cannot be had (one passage) is null."""
+    return None if math.isnan(value) else value
+
+
+def _worst(languages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """The language with the most damage, by each measure of damage."""
+    worst = {}
+    for metric in ("kl", "kl_per_passage"):
+        values = {tag: entry[metric]["value"] for tag, entry in languages.items() if metric in entry}
+        if values:
+            worst[metric] = max(values, key=lambda tag: values[tag])
+    return worst
+
+
+def _percent(margin: float) -> str:
+    return f"{100 * margin:g}%"
+
+
+def _add_verdicts(
+    entries: dict[str, Any], results: Results, name: str, reference: str, margin: float
+) -> None:
+    """The verdict on the paired change of nll_per_passage, beside it and beside its other unit."""
+    differences = {
+        language: [a - b for a, b in zip(by_model[name].nll, by_model[reference].nll, strict=True)]
+        for language, by_model in results.items()
+    }
+    margins = {
+        language: margin * sum(by_model[reference].nll) / len(by_model[reference].nll)
+        for language, by_model in results.items()
+    }
+    verdicts = statistics.paired_verdicts(differences, margins, within=_percent(margin))
+    for language, found in verdicts.items():
+        base = margins[language] / margin
+        stated = {
+            "verdict": found.verdict,
+            "margin": margin,
+            "p": found.p,
+            "p_equivalent": _number(found.p_equivalent),
+        }
+        entries[language]["nll_per_passage"] |= stated | {
+            "change": found.difference,
+            "change_low": _number(found.low),
+            "change_high": _number(found.high),
+            "relative_change": found.difference / base,
+        }
+        entries[language]["bits_per_byte"] |= stated
+
+
+def _comparisons(
+    results: Results, names: Sequence[str], reference: str, margin: float
+) -> list[dict[str, Any]]:
+    """Each pair of variants: the paired change of KL from the first to the second, per language."""
+    variants = [name for name in names if name != reference]
+    pairs = [(a, b) for i, a in enumerate(variants) for b in variants[i + 1 :]]
+    found = []
+    for first, second in pairs:
+        differences, margins = {}, {}
+        for language, by_model in results.items():
+            a, b = by_model[first].kl, by_model[second].kl
+            if a is None or b is None:
+                continue
+            differences[language] = [after - before for before, after in zip(a, b, strict=True)]
+            nll = by_model[reference].nll
+            margins[language] = margin * sum(nll) / len(nll)
+        if not differences:
+            continue
+        verdicts = statistics.paired_verdicts(differences, margins, within=_percent(margin))
+        found.append(
+            {
+                "first": first,
+                "second": second,
+                "metric": "kl_per_passage",
+                "languages": {
+                    language: {
+                        "change": v.difference,
+                        "low": _number(v.low),
+                        "high": _number(v.high),
+                        "p": v.p,
+                        "verdict": v.verdict,
+                        "n": v.n,
+                    }
+                    for language, v in verdicts.items()
+                },
+            }
+        )
+    return found
+
+
+def latin_split(languages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The languages in Latin script, and the others."""
+    latin = [tag for tag in languages if tags.is_latin(tag)]
+    return latin, [tag for tag in languages if tag not in latin]

@@ -1,0 +1,1 @@
+"""Models: what a name refers to, checkpoints read a tensor at a time, conversion, structure."""

@@ -1,0 +1,139 @@
+"""A decoder's structure, found by looking at it, not by a list of model names.
+
+The model is built without weights (parameters on the meta device, buffers such as rotary
+frequencies real), so that its own code says how embedding, masks, positions and layers fit
+together, whatever the architecture; weights are put in a layer at a time and taken out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from ..errors import OnggiError
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """model: the skeleton. prefix: name of the layer list, `model.layers`. layers: its modules."""
+
+    model: nn.Module
+    prefix: str
+    layers: nn.ModuleList
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The input embedding."""
+        module: nn.Module = self.model.get_input_embeddings()  # type: ignore[operator]
+        return module
+
+    def name_of(self, module: nn.Module) -> str:
+        """Dotted name of `module` in the model."""
+        return next(name for name, found in self.model.named_modules() if found is module)
+
+    def layer_name(self, index: int) -> str:
+        """Dotted name of one layer, `model.layers.3`."""
+        return f"{self.prefix}.{index}"
+
+    def linears(self, index: int) -> dict[str, nn.Linear]:
+        """The linear modules of one layer by their name within it, in the order of the code."""
+        return {
+            name: module
+            for name, module in self.layers[index].named_modules()
+            if isinstance(module, nn.Linear)
+        }
+
+
+def skeleton(folder: Path, dtype: torch.dtype) -> Decoder:
+    """The decoder of a model folder, without weights; its layers compute in `dtype`.
+
+    Raises OnggiError where transformers does not know the model or no list of decoder layers with
+    linear modules is found.
+    """
+    import transformers
+    from accelerate import init_empty_weights
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        with init_empty_weights(include_buffers=False):
+            model = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=False, attn_implementation="sdpa"
+            )
+    except (ValueError, KeyError, OSError, TypeError) as error:
+        raise OnggiError(f"{folder}: transformers cannot build this model ({error}).") from error
+    model.eval()
+    model.config.use_cache = False
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module)
+        and any(isinstance(part, nn.Linear) for part in module[0].modules())
+    ]
+    if not lists:
+        raise OnggiError(f"{folder}: no decoder layers with linear modules found in {type(model).__name__}.")
+    # The list of layers holds all others (experts, heads), so its name is the shortest.
+    prefix, layers = min(lists, key=lambda item: item[0].count("."))
+    return Decoder(model, prefix, layers)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give `module` its parameters by their names within it, in `dtype`; OnggiError where one lacks."""
+    for name, parameter in list(module.named_parameters()):
+        if name not in tensors:
+            raise OnggiError(f"the checkpoint holds no tensor for {name}.")
+        if tensors[name].shape != parameter.shape:
+            raise OnggiError(
+                f"tensor {name} has shape {tuple(tensors[name].shape)}, the config asks for "
+                f"{tuple(parameter.shape)}."
+            )
+        owner, _, leaf = name.rpartition(".")
+        value = nn.Parameter(tensors[name].to(dtype), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, value)
+
+
+def drop(module: nn.Module) -> None:
+    """Take the parameters of `module` out of memory again."""
+    for name, parameter in list(module.named_parameters()):
+        owner, _, leaf = name.rpartition(".")
+        empty = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        setattr(module.get_submodule(owner), leaf, empty)
+
+
+def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[str]]:
+    """Names of the layer's linear modules, grouped by the input they share, in order of use.
+
+    The layer is run once on the meta device: nothing is computed. Query, key and value share one
+    input, gate and up another; their second moments are the same and they are solved together.
+    """
+    seen: list[tuple[Tensor, list[str]]] = []
+
+    def record(name: str) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            for tensor, names in seen:
+                if tensor is inputs[0]:
+                    names.append(name)
+                    return
+            seen.append((inputs[0], [name]))
+
+        return hook
+
+    handles = [
+        module.register_forward_pre_hook(record(name))
+        for name, module in layer.named_modules()
+        if isinstance(module, nn.Linear)
+    ]
+    to_meta = lambda value: value.to("meta") if isinstance(value, Tensor) else value  # noqa: E731
+    try:
+        with torch.no_grad():
+            layer(*tree_map(to_meta, args), **tree_map(to_meta, kwargs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [names for _, names in seen]

@@ -1,0 +1,1 @@
+"""Quantisation: second moments of the inputs, the solver, calibration that treats languages equally."""

@@ -1,0 +1,1 @@
+"""What people read: the model card, the tables, the page."""

@@ -1,0 +1,79 @@
+"""The model card of a derived checkpoint: what was done, with what text, in which languages.
+
+Its metadata block is the hub's (`base_model`, `language`, `license`), so that a model uploaded as
+it stands is found and its licence passes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from .. import languages as tags
+
+
+def quantized(about: Mapping[str, Any], name: str) -> str:
+    """The card, Markdown with its metadata block, of a checkpoint that `onggi quantize` made."""
+    base, calibration = about["base"], about.get("calibration")
+    meta: dict[str, Any] = {"library_name": "transformers"}
+    if about.get("licence"):
+        meta["license"] = about["licence"]
+    meta |= {"base_model": about.get("base_model") or base["source"], "base_model_relation": "quantized"}
+    if calibration:
+        meta["language"] = list(calibration["tokens"])
+    meta["tags"] = ["onggi", "compressed-tensors", about["scheme"]]
+    lines = [
+        "---",
+        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
+        "",
+        f"- scheme: {about['scheme']} (symmetric 4-bit integers, scales in bf16); "
+        "embedding, norms and output head are as in the base",
+        f"- method: {_METHODS[about['method']]}",
+    ]
+    if calibration:
+        counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in calibration["tokens"].items())
+        lines += [
+            f"- calibration text: {calibration['text']}"
+            + (f" ({calibration['licence']})" if calibration.get("licence") else ""),
+            f"- calibration tokens: {counts}; {_FAIRNESS[about['fairness']]}",
+        ]
+        if calibration.get("short"):
+            lines.append(f"- the text ran short (tokens lacking): {calibration['short']}")
+    if base.get("grid"):
+        lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
+    if about.get("terms"):
+        lines += ["", about["terms"]]
+    lines += [
+        "",
+        "What it costs in each language: `onggi evaluate FOLDER --reference "
+        f"{base['source']} --languages … --out SCORES`.",
+        "Serve it: `vllm serve FOLDER`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+_METHODS = {
+    "rtn": "round to nearest, the clip of each group searched",
+    "gptq": "error feedback (GPTQ, arXiv 2210.17323), static groups, activation order",
+}
+_FAIRNESS = {
+    "balanced": "each language has the same share in the second moments",
+    "none": "all text in one pot",
+}
+
+
+def grid(facts: Mapping[str, Any] | None) -> str:
+    """The grid that a reference came on, in words; `facts` as the GGUF conversion notes them."""
+    if not facts:
+        return "none known (stored in floating point)"
+    linears = ", ".join(f"{kind} ({count})" for kind, count in facts.get("linears", {}).items())
+    words = f"GGUF; linear weights on {linears}"
+    return f"{words}, embedding on {facts['embedding']}" if facts.get("embedding") else words

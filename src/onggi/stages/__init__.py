@@ -1,0 +1,39 @@
+"""The stages: one file a verb, a plain function from a config dataclass and a folder to an artifact.
+
+    from onggi.stages import QuantizeConfig, quantize
+    quantize(QuantizeConfig("package:gemma3-270m", text="starter"), Path("w4"))
+
+Here, and only here, the subjects of the rooms below meet. Nothing here imports torch before a
+stage runs.
+"""
+
+from . import evaluate as _evaluate
+from . import quantize as _quantize
+from . import report as _report
+from . import text as _text
+from .base import Plan, Stage
+
+VERBS: dict[str, Stage] = {
+    module.STAGE.verb: module.STAGE for module in (_text, _quantize, _evaluate, _report)
+}
+
+from .evaluate import EvaluateConfig, evaluate  # noqa: E402
+from .inspect import inspect  # noqa: E402
+from .quantize import QuantizeConfig, quantize  # noqa: E402
+from .report import ReportConfig, report  # noqa: E402
+from .text import TextConfig, text  # noqa: E402
+
+__all__ = [
+    "VERBS",
+    "EvaluateConfig",
+    "Plan",
+    "QuantizeConfig",
+    "ReportConfig",
+    "Stage",
+    "TextConfig",
+    "evaluate",
+    "inspect",
+    "quantize",
+    "report",
+    "text",
+]

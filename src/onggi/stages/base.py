@@ -1,0 +1,44 @@
+"""What a stage is to the recipe, the runner and the command line: a plain function and its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from ..ledger import Artifact
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a stage is going to take, as far as it can be known before: about, not exactly."""
+
+    tokens: int | None = None
+    memory: int | None = None  # bytes, at the peak
+    disk: int | None = None  # bytes of the outputs and of what is fetched
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A verb. config: its dataclass, whose fields are the options of the command line and the keys
+    of a recipe. run: config, folder → Artifact. inputs: the fingerprints of what the config names,
+    by key. revision: raised when the verb's results change. positional: the fields that stand on
+    the command line without a flag, with argparse's `nargs`. show: prints a finished artifact.
+    """
+
+    verb: str
+    config: type[Any]
+    run: Callable[[Any, Path], Artifact]
+    inputs: Callable[[Any], dict[str, Any]]
+    plan: Callable[[Any], Plan]
+    positional: Mapping[str, str | None]
+    revision: int = 1
+    show: Callable[[Artifact], None] | None = None
+
+
+def options(config: Any) -> dict[str, Any]:
+    """A config dataclass as JSON-able options, in the order of its fields."""
+    assert is_dataclass(config)
+    found = {field.name: getattr(config, field.name) for field in fields(config)}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
