@@ -52,41 +52,43 @@ def parser(stage: Stage) -> jsonargparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     for name, nargs in stage.positional.items():
-        extra = {"nargs": nargs} if nargs else {}
-        made.add_argument(name, help=docs(stage.config)[name], **extra)
+        extra: dict[str, Any] = {"nargs": nargs} if nargs else {}
+        made.add_argument(name, help=docs(stage)[name], **extra)
     made.add_class_arguments(stage.config, skip=set(stage.positional), as_group=False)
     return made
 
 
 @functools.cache
-def docs(config: type[Any]) -> dict[str, str]:
-    """Field → its docstring, of a config dataclass."""
+def docs(stage: Stage) -> dict[str, str]:
+    """Option → its docstring, of a stage's config."""
     from docstring_parser import parse_from_object
 
-    parsed = parse_from_object(config)
+    parsed = parse_from_object(stage.config)
     return {item.args[1]: " ".join((item.description or "").split()) for item in parsed.params}
 
 
 @functools.cache
-def _checker(config: type[Any]) -> jsonargparse.ArgumentParser:
+def _checker(stage: Stage) -> jsonargparse.ArgumentParser:
     made = jsonargparse.ArgumentParser(exit_on_error=False)
-    made.add_class_arguments(config)
+    made.add_class_arguments(stage.config)
     return made
 
 
-def typed(config: type[Any], key: str, value: Any) -> Any:
+def typed(stage: Stage, key: str, value: Any) -> Any:
     """`value` as the type of the config's field `key`; OnggiError saying what was expected."""
-    required = {
+    required: dict[str, Any] = {
         field.name: []
         if str(field.type).startswith("list")
         else "en"
         if "Languages" in str(field.type)
         else "x"
-        for field in fields(config)
+        for field in fields(stage.config)
         if field.default is MISSING and field.default_factory is MISSING
     }
+    if value is None and "None" not in str(next(f.type for f in fields(stage.config) if f.name == key)):
+        raise OnggiError("has no value; leave the key out to have the default.")
     try:
-        parsed = _checker(config).parse_object({**required, key: value})
+        parsed = _checker(stage).parse_object({**required, key: value})
     except jsonargparse.ArgumentError as error:
         raise OnggiError(said(str(error))) from error
     return parsed[key]
@@ -103,4 +105,4 @@ def said(message: str) -> str:
             kind = "one of " + options[1].replace("'", "")
         value = match[2].strip()
         return f"expected {kind}, not {value if value else 'nothing'}."
-    return re.sub(r'^Parser key "[\w.]+":\s*', "", message)
+    return re.sub(r'^(Parser key "[\w.]+":\s*)?(Not of type \w+:\s*)?', "", message)

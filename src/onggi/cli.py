@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _dispatch(words)
+        try:
+            return _dispatch(words)
+        finally:
+            sys.stdout.flush()  # now, so that a reader who has gone is noticed below
     except OnggiError as error:
         print(f"onggi: {error}", file=sys.stderr)
         return 1

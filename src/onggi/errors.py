@@ -15,6 +15,11 @@ class OnggiError(Exception):
     """Something the user can mend; `str(error)` is the whole message."""
 
 
+def one_line(error: object) -> str:
+    """A library's message without its line breaks."""
+    return " ".join(str(error).split())
+
+
 def nearest(name: str, valid: Iterable[str]) -> str:
     """A hint for a misspelt `name`: ` Did you mean 'x'?`, or the list of what there is."""
     names = [str(v) for v in valid]

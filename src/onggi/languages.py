@@ -10,7 +10,7 @@ region where it is not the usual one (`pt-PT`, but `pt` for Brazil).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import langcodes
 
@@ -20,7 +20,6 @@ from .errors import OnggiError
 _PART_OF = {"Hang": "Kore", "Hira": "Jpan", "Kana": "Jpan"}
 
 
-@functools.cache
 def canonical(tag: str) -> str:
     """`tag` (BCP-47 or FLORES style such as `kor_Hang`) as onggi's one tag for it.
 
@@ -30,9 +29,13 @@ def canonical(tag: str) -> str:
         raise OnggiError(
             f"{tag!r} is not a language tag but a {type(tag).__name__}; quote it (Norwegian is 'no')."
         )
-    text = tag.strip()
+    return _canonical(tag)
+
+
+@functools.cache
+def _canonical(tag: str) -> str:
     try:
-        language = langcodes.Language.get(langcodes.standardize_tag(text, macro=True))
+        language = langcodes.Language.get(langcodes.standardize_tag(tag.strip(), macro=True))
     except (langcodes.LanguageTagError, ValueError) as error:
         raise OnggiError(f"{tag!r} is not a language tag (examples: ko, zh-Hans, kor_Hang).") from error
     if not language.language or not langcodes.Language.make(language.language).is_valid():
@@ -53,6 +56,8 @@ def parse(value: str | Iterable[str]) -> tuple[str, ...]:
 
     Raises `OnggiError` where a tag is unknown or the list is empty.
     """
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise OnggiError(f"{value!r} is not a list of languages, as in en,ko,km.")
     parts = value.split(",") if isinstance(value, str) else list(value)
     tags = [canonical(part) for part in parts if not (isinstance(part, str) and not part.strip())]
     if not tags:

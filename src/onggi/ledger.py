@@ -56,9 +56,9 @@ def digest(value: Any) -> str:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """A path to write to in place of `path`; it is renamed there, whole, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
@@ -66,7 +66,8 @@ def writing(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise OnggiError(f"{path}: could not be written ({error.strerror or error}).") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -81,7 +82,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OnggiError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OnggiError(f"{path}: is not valid JSON ({error}).") from error
 
 
@@ -100,16 +101,28 @@ class Artifact:
 
 def artifact(path: Path) -> Artifact | None:
     """The artifact in `path`, or None where there is none or its files are not as recorded."""
-    if not (path / MARKER).is_file():
-        return None
-    record = read_json(path / MARKER)
-    if not isinstance(record, dict) or not isinstance(record.get("outputs"), dict):
+    record = _record(path)
+    if record is None:
         return None
     for name, entry in record["outputs"].items():
         file = path / name
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
             return None
     return Artifact(path, record)
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    """What the marker in `path` says; None where there is none or it is another program's."""
+    if not (path / MARKER).is_file():
+        return None
+    record = read_json(path / MARKER)
+    outputs = record.get("outputs") if isinstance(record, dict) else None
+    if not isinstance(outputs, dict) or not isinstance(record.get("fingerprint"), str):
+        return None
+    for name, entry in outputs.items():
+        if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys() or Path(name).name != name:
+            return None
+    return dict(record)
 
 
 class Job:
@@ -128,21 +141,15 @@ class Job:
         self._earlier = 0.0
         found = artifact(out)
         self.done = found if found and found.record.get("fingerprint") == self.fingerprint else None
-        if self.done:  # killed between writing the marker and dropping the units
+        if self.done and self._tag() == self.fingerprint:  # killed between the marker and dropping the units
             shutil.rmtree(self.partial, ignore_errors=True)
 
     def __enter__(self) -> Self:
         if self.done:
             return self
+        self._refuse_foreign()
+        self._take_lock()
         self._clear_old()
-        self.work.mkdir(parents=True, exist_ok=True)
-        self._lock = (self.partial / "lock").open("w")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OnggiError(
-                f"{self.out}: another onggi is at work on this folder; wait for it or use another --out."
-            ) from error
         clock = self.partial / "clock"
         if clock.is_file():
             with contextlib.suppress(ValueError):
@@ -159,30 +166,70 @@ class Job:
                 self.tick()
             self._lock.close()
 
-    def _clear_old(self) -> None:
-        """Remove what an earlier, different run of ours left; refuse a folder that is not ours."""
-        marker, tag = self.out / MARKER, self.partial / "fingerprint"
+    def _refuse_foreign(self) -> None:
+        """A folder with files in it that no run of ours left is not written to."""
         if self.out.exists() and not self.out.is_dir():
             raise OnggiError(f"{self.out}: is a file; --out names a folder.")
-        if self.out.is_dir() and any(self.out.iterdir()) and not marker.is_file() and not tag.is_file():
+        if not self.out.is_dir() or _record(self.out) or (self.partial / "lock").is_file():
+            return
+        if any(entry.name != PARTIAL for entry in self.out.iterdir()):
             raise OnggiError(f"{self.out}: holds files that onggi did not make; name an empty or new folder.")
-        moving = self.partial / "moving"
-        if tag.is_file() and tag.read_text() == self.fingerprint:
-            # Killed while the outputs were being moved into place: take them back, then go on.
-            for name in moving.read_text().split("\n") if moving.is_file() else ():
-                if (self.out / name).is_file() and not (self.work / name).exists():
+
+    def _take_lock(self) -> None:
+        """Held until the work ends. Nothing in the folder is touched before: it may be at work there."""
+        path = self.partial / "lock"
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+            self._lock = path.open("w")
+        except OSError as error:
+            raise OnggiError(f"{self.out}: cannot be written to ({error.strerror}).") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that has just finished has removed the file that was locked.
+            if not os.path.samestat(os.fstat(self._lock.fileno()), path.stat()):
+                raise FileNotFoundError(path)
+        except OSError as error:
+            self._lock.close()
+            raise OnggiError(
+                f"{self.out}: another onggi is at work on this folder; wait for it or use another --out."
+            ) from error
+
+    def _tag(self) -> str | None:
+        """The fingerprint of the work whose units lie in `.partial/`."""
+        tag = self.partial / "fingerprint"
+        return tag.read_text() if tag.is_file() else None
+
+    def _clear_old(self) -> None:
+        """Take up what an earlier run of the same work left; drop the units of a different one.
+
+        An earlier artifact stays until `finish` puts the new one in its place. Killed at any moment,
+        this leaves a folder that the next run takes up or clears.
+        """
+        moving, record = self.partial / "moving", _record(self.out)
+        harmed = record is not None and record["fingerprint"] == self.fingerprint
+        same = self._tag() == self.fingerprint and not harmed
+        if moving.is_file() and record is None:  # killed while the outputs were being moved into place
+            for name in moving.read_text().split("\n"):
+                if name and same and (self.out / name).is_file() and not (self.work / name).exists():
                     (self.out / name).replace(self.work / name)
-        else:
-            old = list(read_json(marker).get("outputs", {})) if marker.is_file() else []
-            old += moving.read_text().split("\n") if moving.is_file() else []
-            marker.unlink(missing_ok=True)
-            for name in old:
-                (self.out / name).unlink(missing_ok=True)
-            shutil.rmtree(self.partial, ignore_errors=True)
+                elif name:
+                    (self.out / name).unlink(missing_ok=True)
+        if not same:
+            (self.partial / "fingerprint").unlink(missing_ok=True)  # first: half the units are none
+            self._drop_units("lock", "moving")
+            self.work.mkdir()
         moving.unlink(missing_ok=True)
-        marker.unlink(missing_ok=True)
-        with writing(tag) as aside:
+        for litter in self.out.glob(f".{MARKER}.*.part"):  # killed while writing the marker
+            litter.unlink()
+        with writing(self.partial / "fingerprint") as aside:
             aside.write_text(self.fingerprint)
+
+    def _drop_units(self, *but: str) -> None:
+        for entry in self.partial.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in but:
+                entry.unlink()
 
     def tick(self) -> None:
         """Note the time spent so far, so that a resumed run counts what the killed one spent."""
@@ -190,11 +237,15 @@ class Job:
             aside.write_text(str(self._earlier + time.monotonic() - self._started))
 
     def finish(self, outputs: list[str], **facts: Any) -> Artifact:
-        """Move `outputs` (names of files in `work`) into the folder, write the marker over them, drop
-        the partial units.
+        """Move `outputs` (names of files in `work`) into the folder in place of an earlier artifact's,
+        write the marker over them, drop the partial units.
         """
+        old = set((_record(self.out) or {"outputs": ()})["outputs"]) - set(outputs)
         with writing(self.partial / "moving") as aside:
-            aside.write_text("\n".join(outputs))
+            aside.write_text("\n".join([*outputs, *sorted(old)]))
+        (self.out / MARKER).unlink(missing_ok=True)
+        for name in old:
+            (self.out / name).unlink(missing_ok=True)
         for name in outputs:
             (self.work / name).replace(self.out / name)
         seconds = self._earlier + time.monotonic() - self._started
@@ -214,6 +265,7 @@ class Job:
             **facts,
         }
         write_json(self.out / MARKER, record)
+        self._drop_units("fingerprint")
         shutil.rmtree(self.partial, ignore_errors=True)
         self.done = Artifact(self.out, record)
         self._lock.close()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import graphlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from .errors import OnggiError, nearest
+from .errors import OnggiError, nearest, one_line
 from .languages import Languages
 from .stages import VERBS, Stage
 
@@ -48,12 +48,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
+            if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands twice", key_node.start_mark
                 )
-            seen.add(key)
+            if isinstance(key, Hashable):  # what is not is refused below
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -79,7 +82,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise OnggiError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', error)}).") from error
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise OnggiError(f"{path}{line}: is not valid YAML ({problem}).") from error
+    except RecursionError as error:
+        raise OnggiError(f"{path}: is nested too deep.") from error
     if not isinstance(content, dict):
         raise OnggiError(f'{path}: a recipe is a mapping with "name" and "stages".')
     for key in content:
@@ -135,7 +141,7 @@ def build(stage: Stage, options: Mapping[str, Any], where: str) -> Any:
             # A single model where a list is asked for is a list of one.
             if known[key].type == "list[str]" and isinstance(value, str):
                 value = [value]
-            values[key] = arguments.typed(stage.config, key, value)
+            values[key] = arguments.typed(stage, key, value)
         except OnggiError as error:
             raise OnggiError(f"{where}.{key}: {error}") from error
     return stage.config(**values)
@@ -157,7 +163,8 @@ def _override(path: Path, stages: dict[str, dict[str, Any]], text: str) -> None:
     try:
         stages[name][option] = yaml.load(value, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise OnggiError(f"{text!r}: the value is not valid YAML ({error}).") from error
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise OnggiError(f"{text!r}: the value is not valid YAML ({problem}); quote it.") from error
 
 
 def _step(path: Path, name: str, body: dict[str, Any], stages: Mapping[str, Any]) -> Step:
@@ -165,10 +172,13 @@ def _step(path: Path, name: str, body: dict[str, Any], stages: Mapping[str, Any]
     verb = body.get("verb")
     if verb is None:
         raise OnggiError(f'{where}: has no "verb".{nearest("", VERBS)}')
-    if verb not in VERBS:
+    if not isinstance(verb, str) or verb not in VERBS:
         raise OnggiError(f"{where}.verb: there is no verb {verb!r}.{nearest(str(verb), VERBS)}")
     options = {key: value for key, value in body.items() if key != "verb"}
-    needs = _references(options)
+    try:
+        needs = _references(options)
+    except RecursionError as error:
+        raise OnggiError(f"{where}: a value holds itself.") from error
     for needed in needs:
         if needed not in stages:
             raise OnggiError(

@@ -42,6 +42,8 @@ def run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) ->
 
 
 def _is_done(step: Step, config: object, out: Path) -> bool:
+    if not (out / ledger.MARKER).is_file():  # the inputs' fingerprints may have to be fetched
+        return False
     try:
         found = step.stage.inputs(config)
     except OnggiError:

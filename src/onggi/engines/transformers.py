@@ -9,7 +9,8 @@ costs as much KL as 8-bit weights do (DESIGN §4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +46,17 @@ class Engine:
         self.folder, self.device = folder, device or default_device()
         self.tokens = Tokens(folder)
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
-            )
+            with _no_bars():
+                model: Any = AutoModelForCausalLM.from_pretrained(
+                    folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+                )
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             raise OnggiError(f"{folder}: transformers cannot load this model ({error}).") from error
         self.model = model.to(self.device).eval()
         self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head = _head(model)
-        self._check()
+        with _no_bars():
+            self._check()
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -106,6 +109,23 @@ class Engine:
                     raise OnggiError(f"{self.folder}: NaN or infinite states for {texts[i][:40]!r} …")
                 results[i] = (states.float().cpu(), torch.tensor(encoded[i]))
         return [results[i] for i in range(len(texts))]
+
+
+@contextlib.contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep quiet the bars that compressed-tensors draws whatever it is told; ours says what goes on."""
+    from tqdm import tqdm
+
+    original = tqdm.__init__
+
+    def silent(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **{**kwargs, "disable": True})
+
+    tqdm.__init__ = silent
+    try:
+        yield
+    finally:
+        tqdm.__init__ = original
 
 
 def _head(model: Any) -> Head:

@@ -66,8 +66,7 @@ class Checkpoint:
             self.entries.update(_header(file))
         index = folder / INDEX
         if index.is_file():
-            promised = ledger.read_json(index).get("weight_map", {})
-            lacking = [name for name in promised if name not in self.entries]
+            lacking = [name for name in _weight_map(index) if name not in self.entries]
             if lacking:
                 raise OnggiError(f"{folder}: the index names {lacking[0]}, which no file holds.")
 
@@ -99,7 +98,7 @@ class Checkpoint:
             for start in range(0, entry.bytes, _COPY):
                 piece = self._read(entry, start, min(_COPY, entry.bytes - start), file)
                 self._check(piece, name)
-                to.write(piece.view(torch.uint8).numpy())
+                _write_all(to, piece.view(torch.uint8))
 
     def _entry(self, name: str) -> Entry:
         if name not in self.entries:
@@ -116,7 +115,7 @@ class Checkpoint:
                 return self._read(entry, start, count, opened)
         tensor = torch.empty(count // entry.dtype.itemsize, dtype=entry.dtype)
         file.seek(entry.start + start)
-        if file.readinto(tensor.view(torch.uint8).numpy()) != count:
+        if file.readinto(_buffer(tensor)) != count:  # type: ignore[attr-defined]
             raise OnggiError(f"{entry.file}: ends too early; the file is truncated.")
         return tensor
 
@@ -137,13 +136,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
-        weight_map = ledger.read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise OnggiError(f'{index}: has no "weight_map".')
-        files = [folder / name for name in sorted(set(weight_map.values()))]
+        files = [folder / name for name in sorted(set(_weight_map(index).values()))]
         for file in files:
-            if file.resolve().parent != folder.resolve() and not file.is_file():
-                raise OnggiError(f"{index}: names {file.name}, which is not there.")
             if not file.is_file():
                 raise OnggiError(f"{folder}: {file.name} is missing.")
         return files
@@ -157,6 +151,18 @@ def _files(folder: Path) -> list[Path]:
     raise OnggiError(f"{folder}: holds no {SINGLE}.")
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    """Tensor name → file name, of an index."""
+    content = ledger.read_json(index)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise OnggiError(f'{index}: has no "weight_map".')
+    for name in weight_map.values():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise OnggiError(f"{index}: names {name!r}, which is no file of the folder.")
+    return weight_map
+
+
 def _header(file: Path) -> dict[str, Entry]:
     size = file.stat().st_size
     with file.open("rb") as opened:
@@ -167,17 +173,11 @@ def _header(file: Path) -> dict[str, Entry]:
         try:
             header = json.loads(opened.read(length))
             entries = {
-                name: Entry(
-                    file,
-                    8 + length + item["data_offsets"][0],
-                    item["data_offsets"][1] - item["data_offsets"][0],
-                    _DTYPES[item["dtype"]],
-                    tuple(item["shape"]),
-                )
+                name: _entry(file, 8 + length, item)
                 for name, item in header.items()
                 if name != "__metadata__"
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise OnggiError(f"{file}: its safetensors header is damaged ({error!r}).") from error
     for name, entry in entries.items():
         if entry.start + entry.bytes > size:
@@ -190,6 +190,17 @@ def _header(file: Path) -> dict[str, Entry]:
         if count * entry.dtype.itemsize != entry.bytes:
             raise OnggiError(f"{file}: tensor {name} has {entry.bytes} bytes, not what its shape needs.")
     return entries
+
+
+def _entry(file: Path, data: int, item: Mapping[str, Any]) -> Entry:
+    """An entry of the header of `file`, whose tensors begin at byte `data`."""
+    start, stop = item["data_offsets"]
+    shape = tuple(item["shape"])
+    if not all(type(number) is int and number >= 0 for number in (start, stop, *shape)):
+        raise ValueError(f"offsets {start} to {stop}, shape {shape}")
+    if item["dtype"] not in _DTYPES:
+        raise ValueError(f"onggi reads no {item['dtype']}")
+    return Entry(file, data + start, stop - start, _DTYPES[item["dtype"]], shape)
 
 
 @dataclass(frozen=True)
@@ -223,8 +234,14 @@ def copied(checkpoint: Checkpoint, name: str) -> Pending:
     return Pending(entry.dtype, entry.shape, lambda file: checkpoint.copy(name, file))
 
 
+def _buffer(tensor: Tensor) -> memoryview:
+    """The tensor's own memory as bytes."""
+    data: Any = tensor.view(torch.uint8).numpy()
+    return memoryview(data)
+
+
 def _write_all(file: BinaryIO, data: Tensor) -> None:
-    file.write(data.numpy())
+    file.write(_buffer(data))
 
 
 def write_shard(path: Path, tensors: Mapping[str, Pending]) -> None:

@@ -4,8 +4,8 @@ Everything in onggi works on safetensors folders: layer by layer, with `transfor
 Many small models reach people as GGUF only, so the file is dequantised once into bf16 and cached.
 `transformers` can read GGUF itself, but it needs most of a minute for 270M parameters (its reader
 walks a 262k-entry vocabulary value by value), it returns a model that refuses to be saved, and its
-table of metadata leaves gaps that class defaults fill silently: Qwen3's head size, Gemma's
-attention scale and soft caps, every rope scaling, the digit splitting of SmolLM's tokenizer. What
+table of metadata leaves gaps that class defaults fill silently: Qwen3's head size, the attention
+scale of Gemma's 27B models, every rope scaling, the digits that SmolLM's tokenizer sets apart. What
 llama.cpp does with a file is the definition of the file, so each architecture here is written
 after llama.cpp's loader and tested against it, and one that is not in `ARCHITECTURES` is refused.
 
@@ -14,8 +14,8 @@ transformers computes with `w`. The Llama family stores the rows of the query an
 for a rotary embedding of neighbouring pairs, where transformers rotates halves.
 
 The values are those of the file's own grid (`onggi.json` says which), rounded to bf16: a product
-of a 6-bit scale, an fp16 scale and a 4-bit level does not always fit bf16's eight bits, and that
-rounding is part of what "the reference" means here.
+of a 6-bit scale, an fp16 scale and a 4-bit level does not always fit bf16's eight bits. On Gemma 3
+270M that rounding is worth 5e-4 nats of KL, and is part of what "the reference" means here.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ import hashlib
 import json
 import math
 import mmap
+import re
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
-import torch
 from gguf import GGMLQuantizationType as GridType
 
 from onggi.errors import OnggiError
 from onggi.progress import progress
+
+if TYPE_CHECKING:
+    import torch
 
 # Bytes of bf16 in one safetensors file, at most (a single larger tensor gets a file of its own).
 SHARD_BYTES = 10**9
@@ -45,7 +48,8 @@ SHARD_BYTES = 10**9
 # Elements dequantised at a time (or one row, where that is longer): 1 MiB of fp32.
 _CHUNK = 1 << 18
 
-_LARGEST = torch.finfo(torch.bfloat16).max
+# The largest number of bf16.
+_LARGEST = float(np.uint32(0x7F7F0000).view(np.float32))
 
 # ── reading the container ────────────────────────────────────────────────────────────────────────
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Our own reader, because `gguf.GGUFReader`
@@ -130,6 +134,8 @@ class _File:
         if not 1 <= rank <= 4:
             raise OnggiError(f"{self.path} is damaged: tensor {name} has {rank} dimensions.")
         dims = tuple(self._scalar("Q") for _ in range(rank))
+        if 0 in dims:
+            raise OnggiError(f"{self.path} is damaged: tensor {name} is empty.")
         return name, dims[::-1], self._scalar("I"), self._scalar("Q")
 
     def _tensor(self, name: str, shape: tuple[int, ...], kind: int, start: int) -> _Tensor:
@@ -190,7 +196,7 @@ class _File:
         """The tensor in fp32, flat, a few rows at a time; `order` picks the rows (all of them, if None).
 
         One flat call per piece, because `gguf.dequantize` goes through sixteen rows at a time, and
-        pieces that stay in a core's cache: together eight times faster than the tensor at once.
+        pieces that stay in a core's cache: together several times faster than the tensor at once.
         """
         rows = tensor.shape[0] if order is not None else math.prod(tensor.shape[:-1])
         raw = np.frombuffer(self.data, np.uint8, tensor.size, tensor.start).reshape(rows, -1)
@@ -200,12 +206,13 @@ class _File:
             try:
                 # A damaged scale gives inf or NaN; the caller finds them and names the tensor.
                 with np.errstate(all="ignore"):
-                    yield gguf.dequantize(part.reshape(1, -1), tensor.grid).reshape(-1)
+                    values = gguf.dequantize(part.reshape(1, -1), tensor.grid).reshape(-1)
             except NotImplementedError:
                 raise OnggiError(
                     f"{self.path}: tensor {tensor.name} is stored as {tensor.grid.name}, "
                     "which the gguf package cannot dequantise."
                 ) from None
+            yield values
 
 
 # ── from metadata to a config ────────────────────────────────────────────────────────────────────
@@ -254,7 +261,8 @@ class _Facts:
 
     @property
     def head_dim(self) -> int:
-        return int(self.integer("attention.key_length", self.integer("embedding_length") // self.heads))
+        size = self.integer("attention.key_length", None)
+        return int(self.integer("embedding_length") // max(self.heads, 1) if size is None else size)
 
     def has(self, tensor: str) -> bool:
         return tensor in self.file.tensors
@@ -267,6 +275,14 @@ def _common(facts: _Facts) -> dict[str, Any]:
     embedding = facts.file.tensors.get("token_embd.weight")
     if embedding is None:
         raise OnggiError(f"{facts.file.path}: there is no tensor token_embd.weight.")
+    kv_heads = facts.integer("attention.head_count_kv", facts.heads)
+    widest = max(max(tensor.shape) for tensor in facts.file.tensors.values())
+    if min(facts.heads, kv_heads, facts.head_dim) < 1 or max(facts.heads, kv_heads) * facts.head_dim > widest:
+        # Else a damaged file makes transformers allocate a table for heads of a billion.
+        raise OnggiError(
+            f"{facts.file.path}: the metadata state {facts.heads} and {kv_heads} heads of {facts.head_dim}, "
+            f"but no tensor is wider than {widest}."
+        )
     if facts.integer("attention.value_length", facts.head_dim) != facts.head_dim:
         raise OnggiError(f"{facts.file.path}: keys and values of different lengths are not supported.")
     return {
@@ -275,7 +291,7 @@ def _common(facts: _Facts) -> dict[str, Any]:
         "intermediate_size": facts.integer("feed_forward_length"),
         "num_hidden_layers": facts.integer("block_count"),
         "num_attention_heads": facts.heads,
-        "num_key_value_heads": facts.integer("attention.head_count_kv", facts.heads),
+        "num_key_value_heads": kv_heads,
         "head_dim": facts.head_dim,
         "max_position_embeddings": facts.integer("context_length"),
         "rms_norm_eps": facts.number("attention.layer_norm_rms_epsilon"),
@@ -294,6 +310,12 @@ def _rope(facts: _Facts) -> dict[str, Any]:
     kind = facts.text("rope.scaling.type", "linear")
     factor = facts.number("rope.scaling.factor", facts.number("rope.scale_linear", 0.0))
     context = facts.integer("rope.scaling.original_context_length", None)
+    attention = facts.number("rope.scaling.attn_factor", None)
+    # For these families llama.cpp takes 32 and 1 whatever the file says, so others are refused.
+    betas = (
+        facts.number("rope.scaling.yarn_beta_fast", 32.0),
+        facts.number("rope.scaling.yarn_beta_slow", 1.0),
+    )
     if facts.has("rope_factors_long.weight"):
         rope |= {
             "rope_type": "longrope",
@@ -301,18 +323,20 @@ def _rope(facts: _Facts) -> dict[str, Any]:
             "short_factor": _vector(facts.file, "rope_factors_short.weight").tolist(),
             "original_max_position_embeddings": context or facts.integer("context_length"),
         }
-        if (attention := facts.number("rope.scaling.attn_factor", None)) is not None:
+        if attention is not None:
             rope["attention_factor"] = attention
     elif facts.has("rope_freqs.weight"):
         rope |= _llama3_rope(facts, rope["rope_theta"])
-    elif kind == "yarn" and factor:
+    elif kind == "yarn" and factor and attention in (None, 1.0) and betas == (32.0, 1.0):
         rope |= {"rope_type": "yarn", "factor": factor}
         if context:
             rope["original_max_position_embeddings"] = context
     elif kind == "linear" and factor not in (0.0, 1.0):
         rope |= {"rope_type": "linear", "factor": factor}
-    elif kind not in ("linear", "none", "yarn"):
-        raise OnggiError(f"{facts.file.path}: rope scaling {kind!r} is not supported.")
+    elif kind not in ("linear", "none"):
+        raise OnggiError(
+            f"{facts.file.path}: rope scaling {kind!r}, as the file states it, is not supported."
+        )
     return rope
 
 
@@ -349,18 +373,20 @@ def _vector(file: _File, name: str) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def _whole_head_rotates(facts: _Facts) -> None:
+def _whole_heads(facts: _Facts) -> dict[str, Any]:
+    """`_common`, for families whose rotary embedding covers the whole of each head."""
+    config = _common(facts)
     if (rotary := facts.integer("rope.dimension_count", facts.head_dim)) != facts.head_dim:
         raise OnggiError(
             f"{facts.file.path}: {rotary} of a head's {facts.head_dim} dimensions rotate; "
             f"{facts.architecture} is supported with all of them only."
         )
+    return config
 
 
 def _llama(facts: _Facts) -> dict[str, Any]:
     """Llama and what shares its graph (Mistral, SmolLM2 …): GGUF gives them one name."""
-    _whole_head_rotates(facts)
-    return _common(facts) | {
+    return _whole_heads(facts) | {
         "hidden_act": "silu",
         "attention_bias": facts.has("blk.0.attn_q.bias"),
         "mlp_bias": facts.has("blk.0.ffn_up.bias"),
@@ -368,8 +394,7 @@ def _llama(facts: _Facts) -> dict[str, Any]:
 
 
 def _qwen2(facts: _Facts) -> dict[str, Any]:
-    _whole_head_rotates(facts)
-    return _common(facts) | {"hidden_act": "silu", "use_sliding_window": False}
+    return _whole_heads(facts) | {"hidden_act": "silu", "use_sliding_window": False}
 
 
 def _qwen3(facts: _Facts) -> dict[str, Any]:
@@ -408,7 +433,7 @@ def _query_scale(facts: _Facts, layers_of_27b: int) -> int:
     return facts.head_dim
 
 
-def _sliding(facts: _Facts, pattern: int) -> dict[str, Any]:
+def _sliding(facts: _Facts, pattern: int, window: Any = ...) -> dict[str, Any]:
     """Every `pattern`-th layer attends to everything, the others to a window, as in llama.cpp."""
     stated = facts.file.metadata.get(f"{facts.architecture}.attention.sliding_window_pattern")
     if isinstance(stated, list):  # one flag a layer
@@ -417,7 +442,7 @@ def _sliding(facts: _Facts, pattern: int) -> dict[str, Any]:
         pattern = stated if isinstance(stated, int) and stated > 0 else pattern
         windowed = [bool((i + 1) % pattern) for i in range(facts.integer("block_count"))]
     return {
-        "sliding_window": facts.integer("attention.sliding_window"),
+        "sliding_window": facts.integer("attention.sliding_window", window),
         "layer_types": ["sliding_attention" if flag else "full_attention" for flag in windowed],
     }
 
@@ -425,7 +450,7 @@ def _sliding(facts: _Facts, pattern: int) -> dict[str, Any]:
 def _gemma2(facts: _Facts) -> dict[str, Any]:
     return (
         _gemma(facts)
-        | _sliding(facts, 2)
+        | _sliding(facts, 2, window=4096)
         | {
             "query_pre_attn_scalar": _query_scale(facts, 46),
             "attn_logit_softcapping": facts.number("attn_logit_softcapping", 50.0),
@@ -498,7 +523,8 @@ def _plan(file: _File, model: torch.nn.Module) -> list[tuple[str, _Tensor]]:
             )
         if tensor.shape != tuple(meta.shape):
             raise OnggiError(
-                f"{file.path}: tensor {tensor.name} is {tensor.shape}, but the metadata make it {tuple(meta.shape)}."
+                f"{file.path}: tensor {tensor.name} is {tensor.shape}, "
+                f"but the metadata make it {tuple(meta.shape)}."
             )
         plan.append((parameter, tensor))
         used.add(tensor.name)
@@ -522,7 +548,7 @@ def _bf16(file: _File, tensor: _Tensor, kind: _Architecture) -> Iterator[np.ndar
         order = _half_rows(tensor.shape[0], _Facts(file).head_dim)
     offset = kind.norm_offset if tensor.name.endswith("norm.weight") else 0.0
     for part in file.values(tensor, order):
-        # Rounded after the subtraction: near 1 bf16 has steps of 2^-8, which a small weight would not survive.
+        # Rounded after the subtraction: bf16's steps near 1 are 2^-8, too coarse for small weights.
         part = part - np.float32(offset) if offset else part
         if not -_LARGEST <= part.min() <= part.max() <= _LARGEST:  # false for NaN too
             raise OnggiError(
@@ -577,7 +603,7 @@ def _write_weights(file: _File, plan: list[tuple[str, _Tensor]], kind: _Architec
 
 # ── tokenizer ────────────────────────────────────────────────────────────────────────────────────
 
-_NORMAL, _CONTROL, _USER_DEFINED = 1, 3, 4  # GGUF's token types, SentencePiece's numbers
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4  # GGUF's token types, SentencePiece's numbers
 
 # Byte-level BPE is nothing without the rule that cuts text before the merges. transformers keeps the
 # patterns of the llama3, qwen2, tekken and gpt-4o kinds; these two kinds it takes for plain GPT-2,
@@ -611,6 +637,10 @@ _ENDS = (
 )
 
 
+# Of Phi-3's special tokens, those that do not swallow the white space behind them.
+_NEVER_STRIP = ("<unk>", "<s>", "<|endoftext|>")
+
+
 class _Vocabulary:
     """The `tokenizer.ggml.*` metadata, checked."""
 
@@ -619,7 +649,7 @@ class _Vocabulary:
         self.path = file.path
         self.kind, self.pre = get("tokenizer.ggml.model"), get("tokenizer.ggml.pre")
         tokens, types = get("tokenizer.ggml.tokens"), get("tokenizer.ggml.token_type")
-        if not isinstance(tokens, list) or not tokens:
+        if not isinstance(tokens, list) or not tokens or not isinstance(tokens[0], str):
             raise OnggiError(f"{file.path}: there is no vocabulary in it (tokenizer.ggml.tokens).")
         self.tokens: list[str] = tokens
         self.types: list[int] = types if isinstance(types, list) else [_NORMAL] * len(tokens)
@@ -640,6 +670,10 @@ class _Vocabulary:
         self.space_prefix = bool(get("tokenizer.ggml.add_space_prefix", sentencepiece))
         self.name = str(get("general.name", "")).lower()
 
+    def typed(self) -> Iterator[tuple[str, int]]:
+        """Each token with its type."""
+        return zip(self.tokens, self.types, strict=False)
+
 
 def _piece_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
     """Merges in the order SentencePiece makes them: by the score of what they give, best first.
@@ -652,8 +686,8 @@ def _piece_merges(vocabulary: _Vocabulary) -> list[tuple[str, str]]:
         raise OnggiError(f"{vocabulary.path}: its vocabulary has no scores (tokenizer.ggml.scores).")
     normal = {
         token: score
-        for token, score, kind in zip(vocabulary.tokens, scores, vocabulary.types, strict=False)
-        if kind == _NORMAL
+        for (token, its), score in zip(vocabulary.typed(), scores, strict=False)
+        if its == _NORMAL
     }
     merges: list[tuple[str, str]] = []
     for token in sorted((t for t in normal if len(t) > 1), key=lambda t: -normal[t]):
@@ -672,10 +706,7 @@ def _tokenizer(vocabulary: _Vocabulary) -> Any:
     ids = {token: index for index, token in enumerate(vocabulary.tokens)}
     path, pre = vocabulary.path, vocabulary.pre
     if vocabulary.kind == "llama":
-        unknown = next(
-            (t for t, kind in zip(vocabulary.tokens, vocabulary.types, strict=False) if kind == 2), None
-        )
-        unknown = unknown or ("<unk>" if "<unk>" in ids else None)
+        unknown = next((t for t, its in vocabulary.typed() if its == _UNKNOWN or t == "<unk>"), None)
         tokenizer = Tokenizer(
             models.BPE(ids, _piece_merges(vocabulary), unk_token=unknown, fuse_unk=True, byte_fallback=True)
         )
@@ -690,9 +721,9 @@ def _tokenizer(vocabulary: _Vocabulary) -> Any:
     elif vocabulary.kind == "gpt2":
         if not isinstance(vocabulary.merges, list):
             raise OnggiError(f"{path}: its vocabulary has no merges (tokenizer.ggml.merges).")
-        # A token may begin with a space in no alphabet of these, so the first space after one
-        # character is the separator.
-        merges = [(m[: m.index(" ", 1)], m[m.index(" ", 1) + 1 :]) for m in vocabulary.merges if " " in m[1:]]
+        merges = [tuple(merge.split(" ", 1)) for merge in vocabulary.merges]
+        if any(len(merge) != 2 or not {*merge, "".join(merge)} <= ids.keys() for merge in merges):
+            raise OnggiError(f"{path} is damaged: its merges do not fit its vocabulary.")
         tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=pre in _LLAMA3_KIND))
         if pre in _GPT2_SPLIT:
             split: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
@@ -723,19 +754,16 @@ def _tokenizer(vocabulary: _Vocabulary) -> Any:
             f"{path}: tokenizers of kind {vocabulary.kind!r} are not supported (llama and gpt2 are)."
         )
 
-    # Phi-3's special tokens swallow the white space behind them. No key says so; llama.cpp goes by the name too.
+    # Phi-3's special tokens swallow the white space behind them. No key says so: llama.cpp goes by the name.
     strip = "phi-3" in vocabulary.name or "phi3" in vocabulary.name
-    for kind, special in ((_CONTROL, True), (_USER_DEFINED, False)):
+    for kinds, special in (((_CONTROL, _UNKNOWN), True), ((_USER_DEFINED,), False)):
         added = [
-            AddedToken(token, normalized=False, special=special, rstrip=strip and token not in _PLAIN)
-            for token, its in zip(vocabulary.tokens, vocabulary.types, strict=False)
-            if its == kind and token
+            AddedToken(token, normalized=False, special=special, rstrip=strip and token not in _NEVER_STRIP)
+            for token, its in vocabulary.typed()
+            if its in kinds and token
         ]
         (tokenizer.add_special_tokens if special else tokenizer.add_tokens)(added)
     return tokenizer
-
-
-_PLAIN = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def _write_tokenizer(file: _File, vocabulary: _Vocabulary, backend: Any, out: Path) -> None:
@@ -825,7 +853,7 @@ def convert(gguf_path: Path, out: Path) -> None:
     It holds the weights in bf16 (`model.safetensors`, or shards of at most a gigabyte and their
     index), `config.json`, `generation_config.json`, the tokenizer with its chat template if there is
     one, and `onggi.json`: the file's name and sha256, the licence and base model it states, and its
-    grid (see `read_grid`). Memory: the vocabulary and 16 MiB of values at a time, whatever the model.
+    grid (see `read_grid`). Memory: the vocabulary and a megabyte of values at a time, whatever the model.
 
     On an error `out` may be left half written: the caller makes it a temporary folder and renames it.
 
@@ -833,23 +861,21 @@ def convert(gguf_path: Path, out: Path) -> None:
     `ARCHITECTURES`, a tensor missing, left over, of the wrong shape or with NaN or infinity in it, a
     tokenizer or rope scaling that is not known.
     """
+    import torch
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
     gguf_path, out = Path(gguf_path), Path(out)
     file = _File(gguf_path)
     kind, facts = _architecture(file), _Facts(file)
-    blocks = {
-        int(name.split(".")[1]) for name in file.tensors if name.startswith("blk.") and name[4:5].isdigit()
-    }
-    if blocks != set(range(facts.integer("block_count"))):
-        raise OnggiError(
-            f"{gguf_path}: {facts.integer('block_count')} layers are stated, {len(blocks)} are there."
-        )
+    blocks = {int(match[1]) for match in map(re.compile(r"blk\.(\d+)\.").match, file.tensors) if match}
+    if (count := facts.integer("block_count")) != len(blocks) or count != max(blocks, default=-1) + 1:
+        raise OnggiError(f"{gguf_path}: {count} layers are stated, {len(blocks)} are there.")
     try:
         config = AutoConfig.for_model(kind.model_type, **kind.config(facts))
         with torch.device("meta"):  # names and shapes only
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
+    except (ArithmeticError, RuntimeError, StrictDataclassError, TypeError, ValueError) as error:
         raise OnggiError(f"{gguf_path}: its metadata make no {facts.architecture} model: {error}") from error
     vocabulary = _Vocabulary(file, config.vocab_size)
     plan, backend = _plan(file, model), _tokenizer(vocabulary)

@@ -90,7 +90,8 @@ def _room(tokens: int, length: int) -> int:
 
 
 def _take(rows: Iterable[tuple[str, list[int]]], tokens: int, length: int) -> _Run:
-    room, run = _room(tokens, length), []
+    room = _room(tokens, length)
+    run: _Run = []
     for language, ids in rows:
         run += [(language, token) for token in ids[: room - len(run)]]
         if len(run) >= room:

@@ -100,10 +100,10 @@ def solve(weight: Tensor, moments: Tensor, grid: IntegerGrid, *, damping: float 
             code = codes[start + j]
             torch.div(block[j], step, out=code)
             code.round_().clamp_(grid.low, grid.high)
-            error = errors[j]
-            torch.addcmul(block[j], code, step, value=-1, out=error)
-            error.div_(row[0])
-            block[j + 1 :].addr_(row[1:], error, alpha=-1)
+            feedback = errors[j]
+            torch.addcmul(block[j], code, step, value=-1, out=feedback)
+            feedback.div_(row[0])
+            block[j + 1 :].addr_(row[1:], feedback, alpha=-1)
         if stop < columns:
             work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
     fed = torch.empty_like(codes)

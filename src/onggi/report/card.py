@@ -14,7 +14,7 @@ import yaml
 from .. import languages as tags
 
 
-def quantized(about: Mapping[str, Any], name: str) -> str:
+def quantized(about: Mapping[str, Any]) -> str:
     """The card, Markdown with its metadata block, of a checkpoint that `onggi quantize` made."""
     base, calibration = about["base"], about.get("calibration")
     meta: dict[str, Any] = {"library_name": "transformers"}
@@ -29,7 +29,7 @@ def quantized(about: Mapping[str, Any], name: str) -> str:
         yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
         "---",
         "",
-        f"# {name}",
+        f"# {base['name']} {about['scheme']}",
         "",
         f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
         "",

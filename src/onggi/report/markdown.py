@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import languages as tags
+from ..errors import one_line
 from . import card
 from .wording import Scores, by_damage, calibrated, cell, headline, kl, mean, megabytes, variants, worst
 
@@ -32,7 +33,8 @@ def section(scores: Scores, record: Mapping[str, Any]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    """A row of a table; a name may hold what would end a cell."""
+    return "| " + " | ".join(one_line(cell).replace("|", r"\|") for cell in cells) + " |"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

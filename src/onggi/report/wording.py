@@ -11,11 +11,11 @@ Scores = Mapping[str, Any]
 
 
 def variants(scores: Scores) -> list[str]:
-    """Names of the models that have a divergence from the reference, in order."""
+    """Names of the models that have a divergence from the reference in every language, in order."""
     return [
         name
         for name, model in scores["models"].items()
-        if any("kl" in entry for entry in model["languages"].values())
+        if all("kl" in entry for entry in model["languages"].values())
     ]
 
 

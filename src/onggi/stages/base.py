@@ -19,7 +19,7 @@ class Plan:
     disk: int | None = None  # bytes of the outputs and of what is fetched
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
     """A verb. config: its dataclass, whose fields are the options of the command line and the keys
     of a recipe. run: config, folder → Artifact. inputs: the fingerprints of what the config names,

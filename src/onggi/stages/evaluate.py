@@ -15,10 +15,10 @@ from ..ledger import Artifact
 from ..progress import Progress, progress
 from .base import Plan, Stage, options
 
-if TYPE_CHECKING:
-    from ..head import Head
+if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
     from ..models.references import Reference
 
+Head = Any  # onggi.head.Head
 _REVISION = 1
 # What `onggi inspect` and the columns of the table call the kind of measurement.
 TASK = "text"

@@ -130,7 +130,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             config.damping,
         )
         stream.write_rest(source, decoder, job.work)
-    smaller = sorted({layer.group for layer in layers if layer.group != SCHEMES[config.scheme]} - {None})
+    smaller = sorted({layer.group or 0 for layer in layers if layer.group != SCHEMES[config.scheme]})
     if smaller:
         say(
             f"Some matrices are not a multiple of {SCHEMES[config.scheme]} wide; they have groups of {smaller}."
@@ -173,7 +173,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     for file in checkpoints.companions(folder):
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
-    (job.work / "README.md").write_text(card.quantized(about, job.out.name), encoding="utf-8")
+    (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     return job.finish([*names, "README.md"])
 
 

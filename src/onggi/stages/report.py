@@ -68,7 +68,7 @@ def show(artifact: Artifact) -> None:
         file = Path(folder) / "scores.json"
         if file.is_file():
             terminal.show(console, ledger.read_json(file))
-    console.print(f"\nReport: {artifact.path / 'report.md'}", soft_wrap=True)
+    console.print(f"\nReport: {artifact.path / 'report.md'}", markup=False, soft_wrap=True)
 
 
 def plan(config: ReportConfig) -> Plan:

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from .. import languages as tags
 from .. import ledger
-from ..errors import OnggiError, nearest
+from ..errors import OnggiError, nearest, one_line
 from . import debian
 
 SHIPPED = {"probe": "Apache-2.0", "starter": "Apache-2.0"}
@@ -156,8 +156,8 @@ def _jsonl(content: str, source: str) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
+            row = json.loads(line, object_pairs_hook=_once)
+        except (ValueError, RecursionError) as error:
             raise OnggiError(f"{source}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
             raise OnggiError(f"{source}, line {number}: is a {type(row).__name__}, not an object.")
@@ -167,12 +167,23 @@ def _jsonl(content: str, source: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose every key stands once: of two texts under one key, one would be lost."""
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
+    return row
+
+
 def _parquet(path: Path, name: str, licence: str | None) -> Text:
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise OnggiError(f"{path}: is not a readable parquet file ({error}).") from error
-    return _table(name, [{**row, "__line": i} for i, row in enumerate(table.to_pylist(), 1)], licence)
+        rows = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise OnggiError(f"{path}: is not a readable parquet file ({one_line(error)}).") from error
+    if not rows:
+        raise OnggiError(f"{path}: is empty.")
+    return _table(name, [{**row, "__line": i} for i, row in enumerate(rows, 1)], licence)
 
 
 def _table(name: str, rows: list[dict[str, Any]], licence: str | None) -> Text:
@@ -212,16 +223,16 @@ def _rows_table(name: str, rows: list[dict[str, Any]], licence: str | None) -> T
     if not any(texts):
         raise OnggiError(f"{name}: every passage is empty.")
     ids = _ids(rows, "_id" if all("_id" in row for row in rows) else None, name)
-    licences = {row.get("licence") for row in rows} - {None}
+    licences = {str(row["licence"]) for row in rows if row.get("licence")}
     if len(licences) == 1 and licence is None:
-        licence = str(licences.pop())
+        licence = licences.pop()
     return Text(name, pa.table({"_id": ids, "text": texts, "lang": langs}), False, licence)
 
 
 def _is_identifier(rows: Iterable[Mapping[str, Any]], name: str) -> bool:
     """`id` is also the tag of Indonesian: it names rows only if no value of it reads like text."""
-    values = [row.get("id") for row in rows]
-    if all(isinstance(value, str) and " " in value for value in values):
+    values = [row["id"] for row in rows if row.get("id") not in (None, "")]
+    if values and all(isinstance(value, str) and " " in value for value in values):
         return False
     if any(isinstance(value, str) and any(c.isspace() for c in value) for value in values):
         raise OnggiError(f'{name}: some values of "id" are text, some are not; name the rows "_id".')
@@ -244,20 +255,24 @@ def _language_columns(keys: Iterable[str], id_key: str | None, name: str) -> dic
 
 
 def _ids(rows: Sequence[Mapping[str, Any]], key: str | None, name: str) -> list[str]:
-    ids = [str(row.get(key)) if key else str(number) for number, row in enumerate(rows, 1)]
+    ids = []
     seen: dict[str, int] = {}
-    for value, row in zip(ids, rows, strict=True):
+    for number, row in enumerate(rows, 1):
+        if key and row.get(key) is None:
+            raise OnggiError(f'{name}, line {row["__line"]}: has no "{key}".')
+        value = _clean(str(row[key]), name, row["__line"], key) if key else str(number)
         if value in seen:
             raise OnggiError(
                 f'{name}: "{key}" {value!r} stands twice (lines {seen[value]} and {row["__line"]}).'
             )
         seen[value] = row["__line"]
+        ids.append(value)
     return ids
 
 
 def _clean(value: Any, name: str, line: int, field: str) -> str:
     if not isinstance(value, str):
-        raise OnggiError(f'{name}, line {line}, field "{field}": is a {type(value).__name__}, not text.')
+        raise OnggiError(f'{name}, line {line}, field "{field}": is {type(value).__name__}, not text.')
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise OnggiError(
             f'{name}, line {line}, field "{field}": holds half a surrogate pair; the text was cut.'

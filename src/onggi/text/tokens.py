@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..errors import OnggiError
+from ..errors import OnggiError, one_line
 
 
 class Tokens:
@@ -23,7 +23,7 @@ class Tokens:
         try:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         except Exception as error:  # the library raises many kinds for a broken or missing file
-            raise OnggiError(f"{folder}: no tokenizer that loads ({error}).") from error
+            raise OnggiError(f"{folder}: no tokenizer that loads ({one_line(error)}).") from error
         prefix = self.tokenizer.bos_token_id
         if prefix is None or not self._adds_prefix(prefix):
             prefix = self.tokenizer.eos_token_id if prefix is None else self._document_start(prefix)

@@ -1,0 +1,36 @@
+# Each target makes its own virtual environment from constraints.txt and does nothing twice.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RECIPE ?= recipes/quickstart.yaml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 16
+
+run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=…)
+	@$(BIN)/onggi run $(RECIPE)
+
+test: $(VENV)/.developer  ## the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 20 minutes)
+	@$(BIN)/python bench/quantize.py
+
+clean:  ## remove the environments, not the runs
+	@rm -rf $(VENV) .venv-bench
+
+$(VENV)/.user: pyproject.toml constraints.txt setup.sh
+	@PYTHON=$(PYTHON) bash setup.sh $(VENV) user
+
+$(VENV)/.developer: pyproject.toml constraints.txt setup.sh
+	@PYTHON=$(PYTHON) bash setup.sh $(VENV) developer

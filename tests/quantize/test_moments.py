@@ -1,0 +1,47 @@
+"""Second moments: the weights of languages, the symmetric blocks, and what bf16 costs."""
+
+import pytest
+import torch
+
+from onggi.quantize.moments import second_moments
+
+
+def inputs(columns: int, tokens: int = 700) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(columns)
+    x = torch.randn(tokens, columns, generator=generator) * torch.linspace(0.1, 30, columns)
+    weights = torch.rand(tokens, generator=generator)
+    weights[::9] = 0
+    return x, weights
+
+
+@pytest.mark.parametrize("columns", [1, 96, 512, 1300])
+def test_equals_the_definition_and_is_symmetric(columns: int) -> None:
+    x, weights = inputs(columns)
+    found = second_moments(x, weights)
+    exact = (x.double() * weights.double().unsqueeze(1)).T @ x.double()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3 * float(exact.abs().max()))
+    assert torch.equal(found, found.T)
+
+
+def test_tokens_of_weight_zero_do_not_count_even_if_huge() -> None:
+    x, weights = inputs(64)
+    clean = second_moments(x, weights)
+    x[weights == 0] = 1e8  # Gemma's first position is like this
+    assert torch.equal(second_moments(x, weights), clean)
+
+
+def test_languages_have_their_share_in_one_matrix() -> None:
+    x, _ = inputs(32, tokens=900)
+    sizes = {"en": 600, "ko": 250, "km": 50}
+    parts = x.split(list(sizes.values()))
+    weights = torch.cat([torch.full((n,), 1 / n) for n in sizes.values()])
+    separate = sum(part.T @ part / n for part, n in zip(parts, sizes.values(), strict=True))
+    torch.testing.assert_close(second_moments(x, weights), separate, rtol=1e-4, atol=1e-2)
+
+
+def test_the_noise_of_bf16_products_is_a_fraction_of_a_percent() -> None:
+    x, weights = inputs(256, tokens=4000)
+    exact = second_moments(x, weights)
+    low = second_moments(x.bfloat16(), weights)
+    noise = float((low - exact).norm() / exact.norm())
+    assert 1e-5 < noise < 5e-3

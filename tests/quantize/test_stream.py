@@ -1,0 +1,190 @@
+"""A checkpoint quantised layer by layer: what is written loads plainly, and survives being killed."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from onggi import text
+from onggi.errors import OnggiError
+from onggi.grids import IntegerGrid
+from onggi.languages import Languages
+from onggi.models.checkpoint import Checkpoint
+from onggi.models.decoder import skeleton
+from onggi.quantize.stream import grid_for
+from onggi.stages import QuantizeConfig, quantize
+from onggi.text.tokens import Tokens
+
+LANGUAGES = Languages("en,ko,km")
+
+
+def config(model: Path, **options) -> QuantizeConfig:
+    return QuantizeConfig(
+        **{"model": str(model), "text": "starter", "languages": LANGUAGES, "tokens": 1200, **options}
+    )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in folder.iterdir()
+        if file.is_file() and file.name != "stage.json"
+    }
+
+
+def decoded(folder: Path) -> dict[str, torch.Tensor]:
+    """Every quantised weight of an artifact, from its packed codes."""
+    checkpoint = Checkpoint(folder)
+    found = {}
+    for name in checkpoint.entries:
+        if name.endswith(".weight_packed"):
+            module = name.removesuffix(".weight_packed")
+            shape = checkpoint.tensor(f"{module}.weight_shape").tolist()
+            scales = checkpoint.tensor(f"{module}.weight_scale")
+            grid = IntegerGrid(4, shape[1] // scales.shape[1])
+            found[f"{module}.weight"] = grid.decode(grid.unpack(checkpoint.tensor(name), shape[1]), scales)
+    return found
+
+
+@pytest.mark.parametrize("fixture", ["tiny", "tiny_gemma"])
+@pytest.mark.parametrize("scheme", ["w4a16-g128", "w4a16-g32", "w4a16"])
+def test_loads_plainly_and_computes_with_the_quantised_weights(
+    fixture: str, scheme: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(fixture)
+    made = quantize(config(model, scheme=scheme), tmp_path / "w4")
+    weights = decoded(made.path)
+    source = Checkpoint(model)
+    assert len(weights) == 7 * source.config["num_hidden_layers"]
+    expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in weights.items():
+            parameter = expected.get_parameter(name)
+            relative = float((weight - parameter).norm() / parameter.norm())
+            assert 0.01 < relative < 0.35
+            parameter.copy_(weight)
+    loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
+    ids = torch.arange(2, 90).reshape(2, 44)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, expected(ids).logits, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_error_feedback_moves_the_outputs_less_than_rounding(
+    precision: str, tiny: Path, tmp_path: Path
+) -> None:
+    made = quantize(config(tiny, precision=precision), tmp_path / "gptq")
+    layers = json.loads((made.path / "onggi.json").read_text())["layers"]
+    assert all(layer["error"] <= layer["rounding_error"] for layer in layers)
+    assert sum(layer["error"] for layer in layers) < 0.7 * sum(layer["rounding_error"] for layer in layers)
+    rounded = quantize(config(tiny, method="rtn", text=None), tmp_path / "rtn")
+    reference = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    passages = text.load("probe", LANGUAGES).common(LANGUAGES, 4)
+    tokens = Tokens(tiny)
+    rows = [[tokens.prefix, *tokens.encode(p)][:60] for texts in passages.values() for p in texts.values()]
+    ids = torch.tensor(rows)
+    drift = {}
+    with torch.no_grad():
+        log_p = reference(ids).logits.log_softmax(-1)
+        for name, folder in {"gptq": made.path, "rtn": rounded.path}.items():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+            log_q = model(ids).logits.log_softmax(-1)
+            drift[name] = float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
+    assert drift["gptq"] < drift["rtn"]
+
+
+def test_inputs_that_are_shared_are_found(tiny: Path) -> None:
+    from onggi.models.decoder import sharing
+
+    decoder = skeleton(tiny, torch.float32)
+    layer = decoder.layers[0]
+    hidden = torch.zeros(1, 5, 128)
+    rotary = decoder.model.model.rotary_emb(hidden, torch.arange(5).unsqueeze(0))
+    found = sharing(layer, (hidden,), {"position_embeddings": rotary, "attention_mask": None})
+    assert found == [
+        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        ["self_attn.o_proj"],
+        ["mlp.gate_proj", "mlp.up_proj"],
+        ["mlp.down_proj"],
+    ]
+
+
+def test_widths_that_128_does_not_divide_fall_back() -> None:
+    grid = IntegerGrid(4, 128)
+    assert [grid_for(columns, grid).group for columns in (256, 576, 96)] == [128, 64, 32]
+    assert grid_for(100, IntegerGrid(4, None)).group is None
+    with pytest.raises(OnggiError, match="100 input columns"):
+        grid_for(100, grid)
+
+
+_RUN = """
+import sys
+from pathlib import Path
+from onggi.languages import Languages
+from onggi.stages import QuantizeConfig, quantize
+quantize(QuantizeConfig(sys.argv[1], text="starter", languages=Languages("en,ko,km"), tokens=3000), Path(sys.argv[2]))
+"""
+
+
+def test_killed_at_random_moments_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> None:
+    whole = quantize(config(tiny_gemma, tokens=3000), tmp_path / "whole")
+    out = tmp_path / "killed"
+    generator = random.Random(0)
+    seen: set[int] = set()
+    command = [sys.executable, "-c", _RUN, str(tiny_gemma), str(out)]
+    for wanted in (1, 3):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
+        work = out / ".partial" / "out"
+        # Killed a random moment after so many layers are finished.
+        while process.poll() is None and len(list(work.glob("layer-*.json"))) < wanted:
+            time.sleep(0.002)
+        time.sleep(generator.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if not (out / "stage.json").exists():
+            seen.add(len(list(work.glob("layer-*.json"))))
+    assert max(seen) >= 1, "every kill came before the first layer or after the end"
+    assert subprocess.run(command, check=True, capture_output=True).returncode == 0
+    assert digests(out) == digests(whole.path)
+    assert not (out / ".partial").exists()
+
+
+def test_a_damaged_weight_is_named_and_nothing_is_left_as_done(tiny: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OnggiError, match=r"model\.layers\.1\.mlp\.up_proj\.weight holds NaN"):
+        quantize(config(broken), tmp_path / "out")
+    assert not (tmp_path / "out" / "stage.json").exists()
+
+
+def test_the_probe_is_refused_as_calibration(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(OnggiError, match="never for calibration"):
+        quantize(config(tiny, text="probe"), tmp_path / "out")
+
+
+def test_the_card_says_what_was_done_in_which_languages(tiny: Path, tmp_path: Path) -> None:
+    made = quantize(config(tiny), tmp_path / "w4")
+    card = (made.path / "README.md").read_text()
+    for words in ("base_model_relation: quantized", "Khmer 400", "Korean 400", "starter", "w4a16-g128"):
+        assert words in card
+
+
+def test_an_artifact_is_not_quantised_again(tiny: Path, tmp_path: Path) -> None:
+    made = quantize(config(tiny, method="rtn", text=None), tmp_path / "w4")
+    with pytest.raises(OnggiError, match="quantised already"):
+        quantize(config(made.path), tmp_path / "again")

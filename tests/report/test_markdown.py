@@ -1,0 +1,273 @@
+"""The report says what the numbers say, no more, and no name breaks its tables."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+from rich.console import Console
+
+from onggi import ledger
+from onggi.errors import OnggiError
+from onggi.report import markdown, terminal, wording
+from onggi.stages import ReportConfig
+from onggi.stages import report as report_stage
+
+LANGUAGES = ("en", "ko", "el", "km")  # four scripts
+Kl = dict[str, float]
+ENGLISH: Kl = {"en": 0.37, "ko": 0.88, "el": 1.26, "km": 2.98}
+BALANCED: Kl = {"en": 0.40, "ko": 0.37, "el": 0.44, "km": 0.68}
+
+
+def value(number: float, n: int = 12, **more: Any) -> dict[str, Any]:
+    wide = n > 1
+    low, high = (0.9 * number, 1.1 * number) if wide else (None, None)
+    return {"value": number, "low": low, "high": high, "n": n, "tokens": 100 * n, **more}
+
+
+def model(kl: Kl | None, n: int = 12, reference: bool = False, **about: Any) -> dict[str, Any]:
+    """A model of `scores.json`; kl None: another vocabulary than the reference's."""
+    languages: dict[str, Any] = {}
+    for i, tag in enumerate(LANGUAGES):
+        change: dict[str, Any] = {} if reference else {"verdict": "worse", "relative_change": 0.04}
+        entry = {"nll_per_passage": value(200 + i, n, **change), "bits_per_byte": value(1.0, n)}
+        if tag != "en":
+            entry["parity"] = value(1.0 + i / 2, n)
+        if kl:
+            entry["kl"] = value(kl[tag], n)
+        languages[tag] = entry
+    worst = {"kl": max(kl, key=lambda tag: kl[tag])} if kl else {}
+    return {
+        "source": "runs/x",
+        "bytes": 300_000_000,
+        "about": about,
+        "languages": languages,
+        "worst": worst,
+    }
+
+
+def scores(variants: dict[str, dict[str, Any]], verdict: str | None = None, **changes: Any) -> dict[str, Any]:
+    """`scores.json` of a reference and `variants`; verdict: of the second against the first."""
+    names = list(variants)
+    comparisons = []
+    if verdict:
+        entry = {"change": -1.0, "low": -2.0, "high": 0.0, "p": 0.01, "verdict": verdict, "n": 12}
+        both = {"first": names[0], "second": names[1], "metric": "kl_per_passage"}
+        comparisons = [{**both, "languages": dict.fromkeys(LANGUAGES, entry)}]
+    return {
+        "reference": "base",
+        "text": "probe",
+        "parallel": True,
+        "languages": list(LANGUAGES),
+        "passages": dict.fromkeys(LANGUAGES, 12),
+        "margin": 0.01,
+        "models": {"base": model(None, reference=True), **variants},
+        "comparisons": comparisons,
+        **changes,
+    }
+
+
+RECORD = {
+    "verb": "evaluate",
+    "versions": {"onggi": "0.1.0", "torch": "2.13.0"},
+    "wall_seconds": 61.2,
+    "peak_memory_bytes": 3 << 30,
+    "machine": {"cores": 2},
+    "options": {
+        "models": ["w4=runs/my w4", "base"],
+        "reference": "base",
+        "text": "probe",
+        "languages": list(LANGUAGES),
+        "limit": None,
+        "margin": 0.01,
+    },
+}
+
+
+def tables(page: str) -> list[list[list[str]]]:
+    """Every table as a Markdown reader sees it: rows of cells."""
+    found: list[list[list[str]]] = []
+    tokens = MarkdownIt("commonmark").enable("table").parse(page)
+    for token, after in itertools.pairwise(tokens):
+        if token.type == "table_open":
+            found.append([])
+        elif token.type == "tr_open":
+            found[-1].append([])
+        elif token.type in ("th_open", "td_open"):
+            found[-1][-1].append(after.content)
+    return found
+
+
+def shown(whole: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=200, highlight=False)
+    terminal.show(console, whole)
+    file = console.file
+    assert isinstance(file, io.StringIO)
+    return file.getvalue()
+
+
+# ── the headline ───────────────────────────────────────────────────────────────────────────────
+
+WORST = "Khmer pays most: with english it drifts 2.98 nats a token, 8.1× what English pays."
+MENDED = " With balanced it drifts 0.68, 1.7× what English pays; the worst language there is Khmer at 0.68."
+NO_DIFFERENCE = " Between english and balanced there is no significant difference in Khmer."
+
+
+@pytest.mark.parametrize(
+    ("verdict", "rest"),
+    [
+        ("better", MENDED),
+        ("no significant difference", NO_DIFFERENCE),
+        ("equivalent within 1%", NO_DIFFERENCE),
+        ("worse", NO_DIFFERENCE),  # the paired change contradicts the means: nothing is claimed
+        (None, NO_DIFFERENCE),
+    ],
+)
+def test_a_mend_is_claimed_only_where_it_is_significant(verdict: str | None, rest: str) -> None:
+    whole = scores({"english": model(ENGLISH), "balanced": model(BALANCED)}, verdict)
+    assert wording.headline(whole) == WORST + rest
+
+
+@pytest.mark.parametrize(("verdict", "rest"), [("worse", MENDED), ("better", NO_DIFFERENCE)])
+def test_a_comparison_counts_the_other_way_round(verdict: str, rest: str) -> None:
+    whole = scores({"balanced": model(BALANCED), "english": model(ENGLISH)}, verdict)
+    assert wording.headline(whole) == WORST + rest
+
+
+def test_one_variant_alone() -> None:
+    assert wording.headline(scores({"english": model(ENGLISH)})) == WORST
+
+
+def test_english_may_be_the_worst_or_not_there() -> None:
+    english_worst = scores({"w4": model({**BALANCED, "en": 0.9})})
+    assert wording.headline(english_worst) == "English pays most: with w4 it drifts 0.90 nats a token."
+    nothing = scores({"w4": model({**BALANCED, "en": 0.0})})
+    assert wording.headline(nothing).endswith("0.68 nats a token, many times what English pays.")
+    without = scores({"w4": model(BALANCED)}, languages=["ko", "el", "km"])
+    assert wording.headline(without) == "Khmer pays most: with w4 it drifts 0.68 nats a token."
+
+
+def test_a_variant_with_another_vocabulary() -> None:
+    only = scores({"other": model(None)})
+    assert wording.headline(only).startswith("No variant shares the reference's vocabulary")
+    page = markdown.section(only, RECORD)
+    assert "No variant shares the reference's vocabulary." in page
+    assert [row[:2] for row in tables(page)[0][1:]] == [[name, "worse (+4.0%)"] for name in KOREAN_FIRST]
+
+    both = scores({"english": model(ENGLISH), "other": model(None)})
+    damage, verdicts, sizes, _ = tables(markdown.section(both, RECORD))
+    assert damage[0] == ["language", "script", "english"]
+    assert verdicts[0] == ["language", "english", "other"]
+    assert [row[2] for row in sizes[1:]] == ["reference", "2.98 (Khmer)", "–"]
+    assert "other" not in shown(both)
+
+
+KOREAN_FIRST = ["English", "Korean", "Greek", "Khmer"]
+
+
+def test_a_divergence_in_some_languages_only() -> None:
+    """Tokenizers that differ on some text: what there is is in `scores.json`, the tables do without."""
+    partly = model(ENGLISH)
+    del partly["languages"]["ko"]["kl"]
+    whole = scores({"partly": partly, "balanced": model(BALANCED)})
+    assert tables(markdown.section(whole, RECORD))[0][0] == ["language", "script", "balanced"]
+    assert "partly" not in shown(whole)
+
+
+# ── the tables ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_table_of_damage() -> None:
+    tokens = {"tokens": {"en": 50, "ko": 50}, "text": "starter"}
+    about = {"made_by": "onggi quantize", "scheme": "w4a16-g128", "method": "gptq", "fairness": "balanced"}
+    about |= {"precision": "bf16"}
+    balanced = model(BALANCED, calibration=tokens, **about)
+    page = markdown.section(
+        scores({"english": model(ENGLISH), "balanced": balanced}, "better"),
+        RECORD,
+    )
+    damage = tables(page)[0]
+    assert damage[0] == ["language", "script", "english", "balanced"]
+    assert damage[1:5] == [
+        ["English (en)", "Latin", "0.37 [0.33, 0.41]", "0.40 [0.36, 0.44]"],
+        ["Khmer (km)", "other", "2.98 [2.68, 3.28]", "0.68 [0.61, 0.75]*"],
+        ["Greek (el)", "other", "1.26 [1.13, 1.39]", "0.44 [0.40, 0.48]*"],
+        ["Korean (ko)", "other", "0.88 [0.79, 0.97]", "0.37 [0.33, 0.41]"],
+    ]
+    assert damage[5:] == [
+        ["**worst**", "", "**2.98** (km)", "**0.68** (km)"],
+        ["mean, Latin script", "", "0.37", "0.40"],
+        ["mean, other scripts", "", "1.71", "0.50"],
+        ["mean, all", "", "1.37", "0.47"],
+    ]
+    assert "- balanced against english: better in English, Korean, Greek, Khmer." in page
+    assert "w4a16-g128, gptq, balanced, on starter (en 50, ko 50 tokens), pass in bf16" in page
+    again = "onggi evaluate 'w4=runs/my w4' base --reference base --text probe --languages en,ko,el,km --margin 0.01"
+    assert f"Again: `{again} --out DIR`" in page
+
+
+def test_intervals_that_cannot_be_had_are_left_out() -> None:
+    whole = scores({"w4": model(BALANCED, n=1)}, passages=dict.fromkeys(LANGUAGES, 1))
+    page = markdown.section(whole, RECORD)
+    assert tables(page)[0][2] == ["Khmer (km)", "other", "0.68"]
+    assert "Measured on 1 passages" in page
+    assert "None" not in page + shown(whole)
+
+
+ODD = ["a|b", "한국어|ខ្មែរ", "two\nlines", "w4[bold]", "[/]", "*star*", "`tick`", "<b>", "\\", ":smile:"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_no_name_breaks_a_table(name: str) -> None:
+    whole = scores({name: model(ENGLISH), "balanced": model(BALANCED)}, "better", text=name)
+    found = tables(markdown.section(whole, RECORD))
+    flat = " ".join(name.split())
+    assert [len(table) for table in found] == [9, 5, 4, 5]
+    for table in found:
+        assert len({len(row) for row in table}) == 1
+    assert found[0][0] == ["language", "script", flat, "balanced"]
+    assert found[2][2][0] == flat
+    header = re.search(r"language.*balanced", shown(whole))
+    if "\n" not in name:
+        assert header and name in header[0]
+
+
+# ── the stage ──────────────────────────────────────────────────────────────────────────────────
+
+
+def evaluation(folder: Path, whole: dict[str, Any]) -> str:
+    """A finished folder as `onggi evaluate` leaves it."""
+    with ledger.begin(folder, "evaluate", RECORD["options"], {"text": str(whole["text"])}) as job:  # type: ignore[arg-type]
+        ledger.write_json(job.work / "scores.json", whole)
+        job.finish(["scores.json"])
+    return str(folder)
+
+
+def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = evaluation(tmp_path / "one[1]", scores({"english": model(ENGLISH)}))
+    second = evaluation(tmp_path / "two", scores({"balanced": model(BALANCED)}, text="own.jsonl"))
+    out = tmp_path / "[report]"
+    made = report_stage(ReportConfig([first, second]), out)
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert page.index("with english it drifts 2.98") < page.index("with balanced it drifts 0.68")
+    assert page.count("# What it costs in each language") == 1
+    from onggi.stages import VERBS
+
+    show = VERBS["report"].show
+    assert show
+    show(made)
+    said = capsys.readouterr().out
+    assert WORST in said and str(out / "report.md") in said
+
+    before = (out / "report.md").stat().st_mtime_ns
+    report_stage(ReportConfig([first, second]), out)
+    assert (out / "report.md").stat().st_mtime_ns == before
+    with pytest.raises(OnggiError, match="is not a finished folder of `onggi evaluate`"):
+        report_stage(ReportConfig([str(out)]), tmp_path / "other")
+    with pytest.raises(OnggiError, match="name at least one folder"):
+        report_stage(ReportConfig([]), tmp_path / "other")

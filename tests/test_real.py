@@ -1,0 +1,78 @@
+"""A real model, end to end from the command line: what a user does, on a small scale."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+pytestmark = pytest.mark.real
+GEMMA = "package:gemma3-270m"
+
+
+def onggi(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "onggi", *words], capture_output=True, text=True, check=False
+    )
+
+
+RECIPE = """
+name: real
+stages:
+  calibration: {verb: text, source: starter, languages: [en, ko, km]}
+  rtn: {verb: quantize, model: package:gemma3-270m, method: rtn}
+  balanced: {verb: quantize, model: package:gemma3-270m, text: "${calibration}", tokens: 1536}
+  scores:
+    verb: evaluate
+    models: ["rtn=${rtn}", "balanced=${balanced}"]
+    reference: package:gemma3-270m
+    languages: [en, ko, km]
+    limit: 3
+  report: {verb: report, inputs: ["${scores}"]}
+"""
+
+
+def test_a_recipe_from_the_model_to_the_report(tmp_path: Path) -> None:
+    recipe = tmp_path / "real.yaml"
+    recipe.write_text(RECIPE)
+    runs = tmp_path / "runs"
+    done = onggi("run", str(recipe), "--runs", str(runs))
+    assert done.returncode == 0, done.stderr
+    folder = runs / "real"
+    scores = json.loads((folder / "scores" / "scores.json").read_text())
+    models = scores["models"]
+    assert list(models) == ["gemma3-270m", "rtn", "balanced"]
+    # The base knows all three: were its start token missing, it would need many times the nats.
+    for language, most in {"en": 250, "ko": 300, "km": 450}.items():
+        assert 50 < models["gemma3-270m"]["languages"][language]["nll_per_passage"]["value"] < most
+    for language in ("en", "ko", "km"):
+        drift = {name: models[name]["languages"][language]["kl"]["value"] for name in ("rtn", "balanced")}
+        assert 0.05 < drift["balanced"] < 0.8 * drift["rtn"] < 10
+    assert models["rtn"]["bytes"] < 0.75 * models["gemma3-270m"]["bytes"]
+    table = pq.read_table(folder / "scores" / "items.parquet")
+    assert table.column_names == ["model", "language", "task", "item", "metric", "value", "tokens"]
+    assert table.num_rows == 3 * 3 * (1 + 3 + 3)
+    report = (folder / "report" / "report.md").read_text()
+    for words in ("Khmer", "Korean", "Gemma Terms of Use", "Q8_0", "onggi evaluate"):
+        assert words in report
+    card = (folder / "balanced" / "README.md").read_text()
+    assert "license: gemma" in card and "Gemma Terms of Use" in card
+    assert "KL from gemma3-270m" in done.stdout and "Khmer (km)" in done.stdout
+
+    marks = {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    again = onggi("run", str(recipe), "--runs", str(runs))
+    assert again.returncode == 0 and again.stderr.count("done already") == 5
+    assert marks == {file: file.stat().st_mtime_ns for file in folder.rglob("*") if file.is_file()}
+    assert again.stdout == done.stdout
+
+    plan = onggi("run", str(recipe), "--runs", str(runs), "--dry-run", "balanced.tokens=1024")
+    states = [line.split("│")[3].strip() for line in plan.stdout.splitlines() if line.startswith("│")]
+    assert states == ["done", "done", "to do", "to do", "to do"]
+
+
+def test_inspect_gives_the_loadable_folder() -> None:
+    facts = json.loads(onggi("inspect", GEMMA, "--json").stdout)
+    assert (Path(facts["path"]) / "config.json").is_file()
+    assert facts["vocabulary"] == 262_144 and facts["licence"] == "gemma"
