@@ -115,12 +115,15 @@ class Bench:
 
     def speed(self, runs: int) -> dict[str, Any]:
         """The peak of the machine, then `runs` times each calibration: the peer, then onggi."""
+        machine = process.facts()
         say("the machine's own peak")
         peaks = [self.peak()]
+        # The first measured run of each finds the model and its libraries in the page cache, as later ones do.
+        subprocess.run(["cat", *self.model.glob("*.safetensors")], check=True, stdout=subprocess.DEVNULL)
         for python, libraries in (
             (str(PEER_PYTHON), "llmcompressor, transformers"),
             (sys.executable, "onggi.stages, transformers, torch, scipy"),
-        ):  # so that the first measured run of each finds its libraries in the page cache too
+        ):
             process.measure([python, "-c", f"import {libraries}"], self.logs / "warm.log")
         records = []
         for run in range(1, runs + 1):
@@ -138,6 +141,7 @@ class Bench:
         counted = arithmetic.count(arithmetic.linears(self.model), TOKENS, precision)
         return {
             "date": now(),
+            "machine": machine,
             "runs": records,
             "peak": peak,
             "precision": precision,
@@ -258,7 +262,6 @@ def main() -> int:
     if given.runs < 1:
         parser.error("--runs: at least 1")
     work = given.work.resolve()
-    machine = process.facts()
     bench = Bench(work)
     halves = {"speed": lambda: bench.speed(given.runs), "quality": lambda: bench.quality(given.limit)}
     try:
@@ -280,7 +283,7 @@ def main() -> int:
             speed, quality = (None, quality) if other == "speed" else (speed, None)
     result = {
         "command": "python bench/quantize.py " + " ".join(sys.argv[1:]),
-        "machine": machine,
+        "machine": speed["machine"] if speed else process.facts(),
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("onggi", "torch", "transformers", "compressed-tensors")

@@ -185,7 +185,7 @@ RECIPE = """
 name: small
 stages:
   words: {verb: text, source: starter, languages: en}
-  w4: {verb: quantize, model: owner/name, text: "${words}", tokens: 64}
+  w4: {verb: quantize, model: owner/name, text: starter, tokens: 64}
 """
 
 

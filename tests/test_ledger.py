@@ -95,6 +95,21 @@ def test_a_harmed_output_is_made_again(tmp_path: Path, harm: Callable[[Path], An
     assert contents(out) == whole
 
 
+def test_an_earlier_artifact_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = work(out, "x", ("old.txt", "a.txt"))
+
+    def fail(job: ledger.Job) -> None:
+        assert work(out, "x", ("old.txt", "a.txt")) == first  # done already, whoever is at work here
+        raise OnggiError("line 3: is not JSON")
+
+    with pytest.raises(OnggiError, match="line 3"):
+        work(out, "y", at_work=fail)
+    assert ledger.artifact(out) == first
+    work(out, "y")
+    assert contents(out) == {name: f"y 옹기 {name}" for name in ("a.txt", "b.txt")}
+
+
 # ── killed ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -158,8 +173,13 @@ def test_killed_at_every_moment(
     assert moment > 15  # the child was killed, and more than once
 
 
-def test_what_was_finished_is_not_done_again(tmp_path: Path) -> None:
-    out, done = tmp_path / "out", []
+@pytest.mark.parametrize("earlier", ["nothing", "other", "harmed"])
+def test_what_was_finished_is_not_done_again(tmp_path: Path, earlier: str) -> None:
+    out = tmp_path / "out"
+    done: list[list[str]] = []
+    if earlier != "nothing":
+        work(out, "x" if earlier == "harmed" else "y")
+        (out / "b.txt").write_text("!")
 
     def stop(job: ledger.Job) -> None:
         done.append(sorted(file.name for file in job.partial.glob("unit-*")))

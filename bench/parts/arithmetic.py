@@ -63,13 +63,16 @@ def count(modules: Mapping[str, tuple[int, int]], tokens: int, precision: str) -
     """Who → operations: `pass`, `moments`, `solver` in FLOP, by the count in the module's docstring.
 
     onggi is counted as it works and, as `onggi, full square`, with both halves of its moments.
-    `bf16`: those of the operations that are done in bf16.
+    precision: of onggi's pass, as `onggi.json` names it. `bf16`: those of the operations that are
+    done in bf16.
     """
+    if precision not in ("bfloat16", "float32"):
+        raise ValueError(f"no peak was measured for {precision}")
     once = 2.0 * tokens * sum(rows * n for rows, n in modules.values())
     feedback = float(sum(rows * n**2 for rows, n in modules.values()))
     inputs = _inputs(modules).values()
     factors = 4 / 3 * sum(n**3 for n in inputs)
-    low = precision == "bf16"
+    low = precision == "bfloat16"
 
     def entry(passes: float, moments: float, solver: float, bf16: float) -> dict[str, float]:
         whole = passes + moments + solver

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,10 +56,11 @@ def page(result: dict[str, Any]) -> str:
         f"- onggi's side: {_versions(result['versions'])}",
     ]
     parts += [f"- the peer's side: {_versions(peer)}"] if peer else []
-    parts += ["\n## Goals", goals_table(result["goals"])]
-    parts += _speed(speed) if speed else ["\nSpeed was not measured in this run."]
-    parts += _quality(quality) if quality else ["\nQuality was not measured in this run."]
-    return "\n".join(part if part.startswith("-") else f"{part}\n" for part in parts)
+    parts += ["## Goals", goals_table(result["goals"])]
+    parts += _speed(speed) if speed else ["Speed was not measured in this run."]
+    parts += _quality(quality) if quality else ["Quality was not measured in this run."]
+    text = "\n".join(part if part.startswith("-") else f"\n{part}\n" for part in parts)
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
 def _speed(speed: dict[str, Any]) -> list[str]:
@@ -82,7 +84,7 @@ def _speed(speed: dict[str, Any]) -> list[str]:
     medians = [f"**{statistics.median(p[kind] for p in speed['pairs']):.2f}×**" for kind in kinds]
     count = max(run["run"] for run in runs)
     return [
-        f"\n## Speed and memory ({speed['date']})",
+        f"## Speed and memory ({speed['date']})",
         f"Median (least–most) of {count} run{'s' * (count > 1)} of each, in turns: the peer, onggi, the peer, onggi …",
         _table(["", "whole process, s", "quantisation, s", "user + system, s", "peak memory, GiB"], rows),
         "*Whole process*: from exec to exit, with imports, loading, saving (and for onggi reading and "
@@ -111,7 +113,7 @@ def _share(speed: dict[str, Any]) -> list[str]:
         shares = [f"{count['floor']:.1f}", f"{seconds:.1f}", f"{count['floor'] / seconds:.0%}"]
         rows.append([who, *cells, *shares])
     return [
-        "\n## Share of the machine's own peak",
+        "## Share of the machine's own peak",
         f"Best of several products of 4096² matrices with torch, before and after the runs: "
         f"{peak['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peak['bf16'] / 1e9:.0f} in bf16. The floor is the time that "
         "the counted arithmetic takes at those peaks, each part at that of its own precision; the share is floor : "
@@ -133,7 +135,7 @@ def _share(speed: dict[str, Any]) -> list[str]:
 def _doubts(speed: dict[str, Any]) -> list[str]:
     """What in the runs speaks against their numbers, or that nothing does."""
     lines = []
-    cores = _cores(speed)
+    cores = speed["machine"]["cores"]
     busy = [run["others"] / (run["wall"] * cores) for run in speed["runs"] if run["others"] is not None]
     if busy:
         lines.append(
@@ -144,11 +146,7 @@ def _doubts(speed: dict[str, Any]) -> list[str]:
         digests = {run["digest"] for run in speed["runs"] if run["artifact"] == name}
         if len(digests) > 1:
             lines.append(f"- {TITLES[name]}: its runs wrote {len(digests)} different checkpoints.")
-    return ["\nNotes:", *lines] if lines else []
-
-
-def _cores(speed: dict[str, Any]) -> int:
-    return next(int(run["facts"]["threads"]) for run in speed["runs"] if run["tool"] == "peer")
+    return ["Notes:", *lines] if lines else []
 
 
 def _quality(quality: dict[str, Any]) -> list[str]:
@@ -178,14 +176,14 @@ def _quality(quality: dict[str, Any]) -> list[str]:
         ["MB of weights", *cells(lambda name: f"{scores['models'][name]['bytes'] / 1e6:.0f}")],
     ]
     return [
-        f"\n## What each language pays ({quality['date']})",
+        f"## What each language pays ({quality['date']})",
         f"KL(bf16 model ‖ quantised), nats per token, full vocabulary, fp32, with its 95% interval over passages; "
         f"the probe, {passages} passages × {len(languages)} languages"
         + (" (**a trial: not all 40**)." if quality["limit"] else "."),
         _table(["", *(TITLES[name] for name in names)], rows),
         *_verdicts(scores, "balanced-peer", "balanced"),
         *_verdicts(scores, "english", "balanced"),
-        "\nRead with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
+        "Read with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
         "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help, the "
         "probe everyday prose. onggi leaves each sequence's start token out of its moments, the peer counts it.",
     ]

@@ -5,6 +5,7 @@ rename. Its fingerprint covers the stage's options and the *contents* of its inp
 can be moved, a rerun with nothing changed does nothing, and a changed input reruns exactly what
 depends on it. While a stage works, its finished units lie in `.partial/`, tied to the same
 fingerprint: a killed run goes on after the last of them, and one with other options starts afresh.
+An earlier artifact in the folder stays until the new one is whole.
 """
 
 from __future__ import annotations
@@ -202,12 +203,17 @@ class Job:
     def _clear_old(self) -> None:
         """Take up what an earlier run of the same work left; drop the units of a different one.
 
-        An earlier artifact stays until `finish` puts the new one in its place. Killed at any moment,
-        this leaves a folder that the next run takes up or clears.
+        Killed at any moment, this leaves a folder that the next run takes up or clears.
         """
-        moving, record = self.partial / "moving", _record(self.out)
-        harmed = record is not None and record["fingerprint"] == self.fingerprint
-        same = self._tag() == self.fingerprint and not harmed
+        marker, tag, moving = self.out / MARKER, self.partial / "fingerprint", self.partial / "moving"
+        record = _record(self.out)
+        if record and record["fingerprint"] == self.fingerprint:  # finished and harmed since: no artifact
+            tag.unlink(missing_ok=True)
+            with writing(moving) as aside:
+                aside.write_text("\n".join(record["outputs"]))
+            marker.unlink()
+            record = None
+        same = self._tag() == self.fingerprint
         if moving.is_file() and record is None:  # killed while the outputs were being moved into place
             for name in moving.read_text().split("\n"):
                 if name and same and (self.out / name).is_file() and not (self.work / name).exists():
@@ -215,13 +221,13 @@ class Job:
                 elif name:
                     (self.out / name).unlink(missing_ok=True)
         if not same:
-            (self.partial / "fingerprint").unlink(missing_ok=True)  # first: half the units are none
+            tag.unlink(missing_ok=True)  # first: half the units are none
             self._drop_units("lock", "moving")
             self.work.mkdir()
         moving.unlink(missing_ok=True)
         for litter in self.out.glob(f".{MARKER}.*.part"):  # killed while writing the marker
             litter.unlink()
-        with writing(self.partial / "fingerprint") as aside:
+        with writing(tag) as aside:
             aside.write_text(self.fingerprint)
 
     def _drop_units(self, *but: str) -> None:

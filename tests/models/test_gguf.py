@@ -38,6 +38,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from onggi.errors import OnggiError
 from onggi.models import gguf as ours
+from onggi.models.gguf import container, folder
 
 TEXTS = {
     "ko": "어제부터 내린 비가 그치자 마을 사람들은 하나둘씩 밖으로 나와 무너진 담장을 고치기 시작했다.",
@@ -539,8 +540,8 @@ def test_the_comparison_sees_wrong_weights(
 def test_stored_types_and_shards(grid: GridType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = replace(TINY["llama"], grid=grid)
     path = tiny.write(tmp_path / "tiny.gguf")
-    monkeypatch.setattr(ours, "SHARD_BYTES", 40_000)
-    monkeypatch.setattr(ours, "_CHUNK", 1_000)
+    monkeypatch.setattr(folder, "SHARD_BYTES", 40_000)
+    monkeypatch.setattr(container, "_CHUNK", 1_000)
     (tmp_path / "out").mkdir()
     ours.convert(path, tmp_path / "out")
 
@@ -648,7 +649,7 @@ def test_truncated_anywhere(tmp_path: Path) -> None:
 def test_damaged_header_never_escapes(tmp_path: Path) -> None:
     whole = bytearray(TINY["llama"].write(tmp_path / "whole.gguf").read_bytes())
     draw, path = random.Random(0), tmp_path / "damaged.gguf"
-    header = len(whole) - sum(t.size for t in ours._File(tmp_path / "whole.gguf").tensors.values())
+    header = len(whole) - sum(t.size for t in container.File(tmp_path / "whole.gguf").tensors.values())
     (tmp_path / "out").mkdir()
     for _ in range(60):
         damaged = bytearray(whole)
@@ -672,7 +673,7 @@ def test_not_a_number_names_file_and_tensor(value: float, tmp_path: Path) -> Non
 def test_not_a_number_in_a_scale(tmp_path: Path) -> None:
     tiny = replace(TINY["llama"], grid=GridType.Q8_0)
     damaged = bytearray(tiny.write(tmp_path / "bad.gguf").read_bytes())
-    tensor = ours._File(tmp_path / "bad.gguf").tensors["blk.2.attn_k.weight"]
+    tensor = container.File(tmp_path / "bad.gguf").tensors["blk.2.attn_k.weight"]
     damaged[tensor.start + 34 : tensor.start + 36] = np.float16(np.nan).tobytes()
     (tmp_path / "bad.gguf").write_bytes(damaged)
     refuses(tmp_path / "bad.gguf", "blk.2.attn_k.weight", "NaN or infinity")
@@ -771,7 +772,7 @@ def plain_copy(path: Path, copy: Path) -> None:
 
     Rounded to bf16 first, as a conversion is meant to: that alone is worth 5e-4 nats of KL on Gemma.
     """
-    file = ours._File(path)
+    file = container.File(path)
     grids = {t.name: GridType.F16 if len(t.shape) > 1 else GridType.F32 for t in file.tensors.values()}
     table, at = b"", 0
     for tensor in file.tensors.values():
@@ -827,12 +828,14 @@ def real(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         heavy.unlink()
 
 
+@pytest.mark.real
 def test_real_model_cuts_text_as_llama_cpp(real: Real) -> None:
     assert_same_tokens(real.llama, real.tokenizer, [*TEXTS.values(), *ODD, *fuzz(200)])
     for text in TEXTS.values():
         assert real.tokenizer.decode(real.tokenizer(text)["input_ids"], skip_special_tokens=True) == text
 
 
+@pytest.mark.real
 def test_real_model_predicts_as_llama_cpp(real: Real) -> None:
     """In six scripts, on the plain copies. Measured: 6e-6 (Gemma) and 2.2e-5 in the mean, 4e-5 at worst.
 
@@ -845,12 +848,14 @@ def test_real_model_predicts_as_llama_cpp(real: Real) -> None:
     assert max(found) < 3e-4
 
 
+@pytest.mark.real
 def test_real_model_as_quantised(real: Real) -> None:
     """The file itself, which llama.cpp computes with 8-bit activations: 0.02 (Gemma) in the mean."""
     found = real.divergences(Llama(real.gguf), ["ko", "en", "km"], [19])
     assert np.mean(found) < 0.05
 
 
+@pytest.mark.real
 def test_facts_of_the_real_models(real: Real) -> None:
     facts = json.loads((real.folder / "onggi.json").read_text())
     config = AutoConfig.from_pretrained(real.folder)

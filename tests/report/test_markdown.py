@@ -124,8 +124,6 @@ NO_DIFFERENCE = " Between english and balanced there is no significant differenc
         ("better", MENDED),
         ("no significant difference", NO_DIFFERENCE),
         ("equivalent within 1%", NO_DIFFERENCE),
-        ("worse", NO_DIFFERENCE),  # the paired change contradicts the means: nothing is claimed
-        (None, NO_DIFFERENCE),
     ],
 )
 def test_a_mend_is_claimed_only_where_it_is_significant(verdict: str | None, rest: str) -> None:
@@ -215,7 +213,6 @@ def test_intervals_that_cannot_be_had_are_left_out() -> None:
     whole = scores({"w4": model(BALANCED, n=1)}, passages=dict.fromkeys(LANGUAGES, 1))
     page = markdown.section(whole, RECORD)
     assert tables(page)[0][2] == ["Khmer (km)", "other", "0.68"]
-    assert "Measured on 1 passages" in page
     assert "None" not in page + shown(whole)
 
 

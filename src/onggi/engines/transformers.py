@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import OnggiError
+from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
 from ..text.tokens import Tokens
@@ -47,11 +47,18 @@ class Engine:
         self.tokens = Tokens(folder)
         try:
             with _no_bars():
-                model: Any = AutoModelForCausalLM.from_pretrained(
-                    folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+                model: Any
+                model, loading = AutoModelForCausalLM.from_pretrained(
+                    folder,
+                    dtype=torch.float32,
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    output_loading_info=True,
                 )
         except (ValueError, OSError, KeyError, RuntimeError) as error:
-            raise OnggiError(f"{folder}: transformers cannot load this model ({error}).") from error
+            raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
+        if loading["missing_keys"]:  # transformers makes random ones
+            raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
         self.model = model.to(self.device).eval()
         self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head = _head(model)

@@ -13,8 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Clips tried for each group: from the full range down to 40% of it.
-_CLIPS = torch.linspace(1.0, 0.4, 25)
+# Clips of a group's range: 25 steps from all of it down to 40%. Every third is tried, then the two on
+# either side of the best: nearly always the best of all 25, for half the work.
+_STEPS, _LEAST = 24, 0.4
+_COARSE = range(0, _STEPS + 1, 3)
+_FINE = (-2, -1, 1, 2)
 # Weights of one step of the search; its two fp32 buffers stay in a core's cache.
 _CHUNK = 1 << 18
 
@@ -47,8 +50,8 @@ class IntegerGrid:
     def fit(self, weight: Tensor, importance: Tensor | None = None) -> Tensor:
         """Scales (rows, groups) for `weight` (rows, columns), in the stored dtype.
 
-        Of 25 clips per group the one with the least Σ importance·(w − ŵ)² is kept; importance
-        (columns,) is the diagonal of the inputs' second moments, equal weights where None.
+        Of 25 clips per group the one with the least Σ importance·(w − ŵ)² is searched for, coarse to
+        fine; importance (columns,) is the diagonal of the inputs' second moments, equal where None.
         A group of zeros gets the smallest scale that is not zero, never NaN.
         """
         rows, columns = weight.shape
@@ -57,7 +60,6 @@ class IntegerGrid:
         if importance is None:
             importance = weight.new_ones(columns)
         importance = importance.float().reshape(groups, 1, width)
-        tiny = torch.finfo(self.dtype).tiny
         scales = torch.empty(rows, groups, dtype=self.dtype, device=weight.device)
         step = max(1, _CHUNK // columns)
         for start in range(0, rows, step):
@@ -66,19 +68,14 @@ class IntegerGrid:
                 weight[start : start + step].float().reshape(-1, groups, width).transpose(0, 1).contiguous()
             )
             full = part.abs().amax(dim=2, keepdim=True) / (self.high + 0.5)
-            best = torch.full_like(full, torch.inf)
-            chosen = full.to(self.dtype)
-            buffer = torch.empty_like(part)
-            for clip in _CLIPS.tolist():
-                scale = (full * clip).clamp_min(tiny).to(self.dtype)
-                exact = scale.float()
-                torch.div(part, exact, out=buffer)
-                buffer.round_().clamp_(self.low, self.high).mul_(exact).sub_(part).square_()
-                error = buffer @ importance.transpose(1, 2)  # (groups, rows, 1)
-                better = error < best
-                best = torch.where(better, error, best)
-                chosen = torch.where(better, scale, chosen)
-            scales[start : start + step] = chosen.clamp_min(tiny).squeeze(2).T
+            search = _Search(self, part, importance.transpose(1, 2), full)
+            for clip in _COARSE:
+                search.try_step(torch.full_like(full, clip))
+            middle = search.step
+            for offset in _FINE:
+                search.try_step((middle + offset).clamp(0, _STEPS))
+            chosen = search.scale
+            scales[start : start + step] = chosen.squeeze(2).T
         return scales
 
     def round(self, weight: Tensor, scales: Tensor) -> Tensor:
@@ -118,3 +115,33 @@ class IntegerGrid:
         if self.bits == 4:
             unsigned = torch.stack((unsigned & 15, unsigned >> 4), dim=2).reshape(len(packed), -1)
         return (unsigned[:, :columns].to(torch.int16) + self.low).to(torch.int8)
+
+
+class _Search:
+    """The best scale of each group so far. part: (groups, rows, width) weights; importance: (groups,
+    width, 1); full: (groups, rows, 1), the scale that reaches the largest weight.
+    """
+
+    def __init__(self, grid: IntegerGrid, part: Tensor, importance: Tensor, full: Tensor):
+        self.grid, self.part, self.importance, self.full = grid, part, importance, full
+        self.buffer = torch.empty_like(part)
+        self.error = torch.full_like(full, torch.inf)
+        self.step = torch.zeros_like(full)
+        self.scale = self._scale(self.step)
+
+    def _scale(self, step: Tensor) -> Tensor:
+        clip = 1.0 - step * ((1.0 - _LEAST) / _STEPS)
+        return (self.full * clip).clamp_min(torch.finfo(self.grid.dtype).tiny).to(self.grid.dtype)
+
+    def try_step(self, step: Tensor) -> None:
+        """Keep the clip `step` (of each group) where it is better than the best so far."""
+        scale = self._scale(step)
+        exact = scale.float()
+        torch.mul(self.part, exact.reciprocal(), out=self.buffer)
+        self.buffer.round_().clamp_(self.grid.low, self.grid.high)
+        self.buffer.mul_(exact).sub_(self.part).square_()
+        error = self.buffer @ self.importance  # (groups, rows, 1)
+        better = error < self.error
+        self.error = torch.where(better, error, self.error)
+        self.step = torch.where(better, step, self.step)
+        self.scale = torch.where(better, scale, self.scale)

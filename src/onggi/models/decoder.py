@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from ..errors import OnggiError
+from ..errors import OnggiError, one_line
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def skeleton(folder: Path, dtype: torch.dtype) -> Decoder:
                 config, dtype=dtype, trust_remote_code=False, attn_implementation="sdpa"
             )
     except (ValueError, KeyError, OSError, TypeError) as error:
-        raise OnggiError(f"{folder}: transformers cannot build this model ({error}).") from error
+        raise OnggiError(f"{folder}: transformers cannot build this model ({one_line(error)}).") from error
     model.eval()
     model.config.use_cache = False
     lists = [

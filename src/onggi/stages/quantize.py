@@ -115,6 +115,16 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     dtype = _dtype(config, job, device)
     calibration, text = (None, None) if config.method == "rtn" else _calibration(config, folder)
     decoder = skeleton(folder, dtype)
+    tied = getattr(decoder.model, "all_tied_weights_keys", {})
+    for name, parameter in decoder.model.named_parameters():
+        entry = source.entries.get(name)
+        if entry is None and name not in tied and not name.startswith(f"{decoder.prefix}."):
+            raise OnggiError(f"{config.model}: holds no tensor named {name}.")
+        if entry and entry.shape != tuple(parameter.shape):
+            raise OnggiError(
+                f"{config.model}: tensor {name} has shape {entry.shape}, "
+                f"its config.json asks for {tuple(parameter.shape)}."
+            )
     total = len(decoder.layers)
     with progress(f"quantize {job.out.name}", total) as bar:
         layers = stream.quantize_layers(
