@@ -28,20 +28,22 @@ def test_equal_tokens_and_equal_weight_for_each_language() -> None:
     assert found.counts == {"en": 500, "ko": 500, "km": 500}
     # 500 tokens are three whole sequences and a part, start tokens included.
     assert found.ids.shape == (12, 128)
-    assert bool((found.ids[:, 0] == BOS).all()) and bool((found.weights[:, 0] == 0).all())
-    each = found.weights.reshape(3, -1).sum(1)
+    assert bool((found.ids[:, 0] == BOS).all()) and len(found.weights[:, 0].unique()) == 1
+    content = found.weights[:, 1:]
+    each = content.reshape(3, -1).sum(1)
     torch.testing.assert_close(each, each.mean().expand(3))
-    assert float(found.weights[found.weights > 0].mean()) == pytest.approx(1)
-    assert int((found.weights > 0).sum()) + 12 == 1500
+    assert float(content[content > 0].mean()) == pytest.approx(1)
+    assert int((found.weights > 0).sum()) == 1500
 
 
 def test_a_language_whose_text_runs_short_keeps_its_weight(capsys: pytest.CaptureFixture[str]) -> None:
     few = PASSAGES | {"km": dict(list(PASSAGES["km"].items())[:3])}
     found = draw(few, encode, BOS, 1500, balanced=True, length=128)
     assert found.counts["km"] < 300 and found.short == {"km": 500 - found.counts["km"]}
+    content = found.weights[:, 1:]
     is_khmer = torch.zeros(len(found.ids), dtype=torch.bool)
     is_khmer[-_rows(found.counts["km"]) :] = True
-    assert float(found.weights[is_khmer].sum()) == pytest.approx(float(found.weights.sum()) / 3, rel=1e-4)
+    assert float(content[is_khmer].sum()) == pytest.approx(float(content.sum()) / 3, rel=1e-4)
     assert "runs short in km" in capsys.readouterr().err
 
 
@@ -49,7 +51,7 @@ def test_pooled_text_goes_by_what_a_language_is_charged() -> None:
     found = drawn(balanced=False)
     assert sum(found.counts.values()) == pytest.approx(1500, abs=12)
     assert found.counts["km"] > 1.8 * found.counts["ko"]
-    kept = found.weights[found.weights > 0]
+    kept = found.weights[:, 1:][found.weights[:, 1:] > 0]
     torch.testing.assert_close(kept, torch.ones_like(kept))
 
 
@@ -57,7 +59,9 @@ def test_equal_content_takes_the_same_passages() -> None:
     found = drawn(share="content")
     assert found.counts["km"] > 1.8 * found.counts["ko"]
     assert sum(found.counts.values()) <= 1500
-    each = [float(part.sum()) for part in found.weights.split([_rows(found.counts[t]) for t in PASSAGES])]
+    each = [
+        float(part.sum()) for part in found.weights[:, 1:].split([_rows(found.counts[t]) for t in PASSAGES])
+    ]
     assert each == pytest.approx([each[0]] * 3, rel=1e-4)
 
 

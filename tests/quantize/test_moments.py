@@ -26,7 +26,7 @@ def test_equals_the_definition_and_is_symmetric(columns: int) -> None:
 def test_tokens_of_weight_zero_do_not_count_even_if_huge() -> None:
     x, weights = inputs(64)
     clean = second_moments(x, weights)
-    x[weights == 0] = 1e8  # Gemma's first position is like this
+    x[weights == 0] = 1e8
     assert torch.equal(second_moments(x, weights), clean)
 
 

@@ -33,14 +33,17 @@ def changed(tiny: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_gemma"])
 def test_content_alone_and_the_start_token_apart(model: str, request: pytest.FixtureRequest) -> None:
-    tokens = Tokens(request.getfixturevalue(model))
-    assert tokens.prefix == tokens.tokenizer.bos_token_id == 0
-    assert len(tokens) == 1024
+    from transformers import AutoTokenizer
+
+    folder = request.getfixturevalue(model)
+    tokens, wrapped = Tokens(folder), AutoTokenizer.from_pretrained(folder)
+    assert tokens.prefix == wrapped.bos_token_id == 0
+    assert len(tokens) == len(wrapped) == 1024
     for text in TEXTS:
         ids = tokens.encode(text)
         assert tokens.prefix not in ids
         assert tokens.tokenizer.decode(ids) == text
-        assert tokens.tokenizer(text).input_ids == [tokens.prefix, *ids]
+        assert wrapped(text).input_ids == [tokens.prefix, *ids]
     assert tokens.encode("") == []
 
 

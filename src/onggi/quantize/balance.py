@@ -20,14 +20,17 @@ from ..progress import say
 
 # Tokens of one sequence, the start token included.
 LENGTH = 512
+# Weight of a sequence's start token in the second moments, where another token's is 1 on average. A
+# model sees it before every text, and its huge activations steer attention, so an error there is an
+# error everywhere. It counts as if texts were 64 tokens long, not 512.
+_START = 8.0
 
 
 @dataclass(frozen=True)
 class Calibration:
     """ids: (sequences, length) int64, padded on the right with the start token. weights: the same
-    shape, fp32, each token's share in the second moments: 0 for padding and for the first position
-    (the same token in every text, and in Gemma one whose huge activations would drown the rest);
-    over the others they average 1. counts: tokens of each language, start tokens included.
+    shape, fp32, each token's share in the second moments: 0 for padding, `_START` for start tokens,
+    an average of 1 over the others. counts: tokens of each language, start tokens included.
     """
 
     ids: Tensor
@@ -147,4 +150,5 @@ def _sequences(runs: Mapping[str, _Run], budget: Mapping[str, int], prefix: int,
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, : len(weight)] = torch.tensor(weight)
     weights /= weights[weights > 0].mean()
+    weights[:, 0] = _START
     return Calibration(ids, weights, counts, short)

@@ -5,7 +5,7 @@ Balance lives in the weights: with λ_l / n_l on each of a language's n_l tokens
     H = Σ_l λ_l H_l / n_l,     H_l = Σ_t x_t x_tᵀ
 
 is accumulated in one matrix whatever the number of languages (DESIGN §5). Tokens of weight zero
-(padding, and the first position, which is the same for every text) do not count.
+(padding) do not count.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ..ledger import Artifact
 from ..progress import progress, say
 from .base import Plan, Stage, options
 
-_REVISION = 1
+_REVISION = 2
 SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
 
 
@@ -113,7 +113,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = _dtype(config, job, device)
-    calibration, text = (None, None) if config.method == "rtn" else _calibration(config, folder)
+    calibration, source_text = (None, {}) if config.method == "rtn" else _calibration(config, folder)
     decoder = skeleton(folder, dtype)
     tied = getattr(decoder.model, "all_tied_weights_keys", {})
     for name, parameter in decoder.model.named_parameters():
@@ -167,13 +167,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "scheme": config.scheme,
         "method": config.method,
         "fairness": config.fairness if calibration else None,
-        "calibration": {
-            "text": text.name,
-            "licence": text.licence,
-            "tokens": calibration.counts,
-            "short": calibration.short,
-        }
-        if calibration and text
+        "calibration": {**source_text, "tokens": calibration.counts, "short": calibration.short}
+        if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
         "layers": [vars(layer) for layer in layers],
@@ -187,7 +182,10 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     return job.finish([*names, "README.md"])
 
 
-def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, Any]:
+def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The tokens drawn, and what text they are from. Tokenizer and text do not outlive this: for a
+    small model with a large vocabulary they are most of the memory.
+    """
     from .. import text
     from ..quantize import balance
     from ..text.tokens import Tokens
@@ -207,7 +205,7 @@ def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, Any]:
     )
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     say(f"Calibration tokens: {said} (from {found.name}).")
-    return drawn, found
+    return drawn, {"text": found.name, "licence": found.licence}
 
 
 def _dtype(config: QuantizeConfig, job: ledger.Job, device: Any) -> Any:

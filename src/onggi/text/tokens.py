@@ -10,42 +10,61 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
+from .. import ledger
 from ..errors import OnggiError, one_line
 
 
 class Tokens:
-    """A model's tokenizer: `encode` for content, `prefix` for what every sequence begins with."""
+    """A model's tokenizer: `encode` for content, `prefix` for what every sequence begins with.
+
+    `tokenizer.json` is used as it stands: it is the whole tokenizer, and for a vocabulary of 262,144
+    transformers' wrapper around it takes as much memory again as the small models it serves.
+    """
 
     def __init__(self, folder: Path):
         """Load from a model `folder`; OnggiError where it has no tokenizer that loads."""
+        try:
+            self.tokenizer = self._load(folder)
+        except Exception as error:  # the libraries raise many kinds for a broken or missing file
+            raise OnggiError(f"{folder}: no tokenizer that loads ({one_line(error)}).") from error
+        bos, eos = _token(folder, "bos_token"), _token(folder, "eos_token")
+        first = self.tokenizer.encode("a", add_special_tokens=True).ids[:1]
+        # A tokenizer may have a start token and not set it: SmolLM2-Instruct's starts a chat turn.
+        candidates = [bos] if self._id(bos) in first else ["<|endoftext|>" if bos else None, bos, eos]
+        known = [found for found in map(self._id, candidates) if found is not None]
+        if not known:
+            raise OnggiError(f"{folder}: the tokenizer has neither a start nor an end token.")
+        self.prefix: int = known[0]
+
+    def _load(self, folder: Path) -> tokenizers.Tokenizer:
+        if (folder / "tokenizer.json").is_file():
+            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         from transformers import AutoTokenizer
 
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        except Exception as error:  # the library raises many kinds for a broken or missing file
-            raise OnggiError(f"{folder}: no tokenizer that loads ({one_line(error)}).") from error
-        prefix = self.tokenizer.bos_token_id
-        if prefix is None or not self._adds_prefix(prefix):
-            prefix = self.tokenizer.eos_token_id if prefix is None else self._document_start(prefix)
-        if prefix is None:
-            raise OnggiError(f"{folder}: the tokenizer has neither a start nor an end token.")
-        self.prefix: int = int(prefix)
+        loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        found: tokenizers.Tokenizer = loaded.backend_tokenizer
+        return found
 
-    def _adds_prefix(self, bos: int) -> bool:
-        ids = self.tokenizer("a").input_ids
-        return bool(ids) and ids[0] == bos
-
-    def _document_start(self, bos: int) -> int:
-        """For a tokenizer that has a start token but does not set it (SmolLM2-Instruct's starts a
-        chat turn): the end-of-text token where it has one, else the start token.
-        """
-        text_end = self.tokenizer.convert_tokens_to_ids("<|endoftext|>")
-        unknown = self.tokenizer.unk_token_id
-        return bos if text_end is None or text_end == unknown else text_end
+    def _id(self, token: str | None) -> int | None:
+        found: int | None = self.tokenizer.token_to_id(token) if token else None
+        return found
 
     def __len__(self) -> int:
-        return len(self.tokenizer)
+        return int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text alone, nothing added."""
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _token(folder: Path, name: str) -> str | None:
+    """The special token `name` of a model folder's tokenizer, as its config spells it."""
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / file).is_file():
+            value = ledger.read_json(folder / file).get(name)
+            value = value.get("content") if isinstance(value, dict) else value
+            if isinstance(value, str):
+                return value
+    return None
