@@ -23,6 +23,7 @@ console = Console(stderr=True, highlight=False)
 
 # In a log, one line at most this often (seconds).
 _LOG_EVERY = 15.0
+_LEAST_SHARE = 0.05
 
 
 def reset_peak_memory() -> None:
@@ -82,7 +83,9 @@ class Progress:
             self._said = now
             share = min(self.done / self.total, 1.0)
             left = (now - self._started) * (1 - share) / max(share, 1e-9)
-            say(f"{description}  {share:.0%}, {left:.0f} s left, {peak_memory() / 2**30:.1f} GiB peak")
+            # What little is done at first says nothing about the rest.
+            guess = f", {left:.0f} s left" if share >= _LEAST_SHARE else ""
+            say(f"{description}  {share:.0%}{guess}, {peak_memory() / 2**30:.1f} GiB peak")
 
     def close(self) -> None:
         if self._bar is not None:

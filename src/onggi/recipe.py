@@ -144,7 +144,10 @@ def build(stage: Stage, options: Mapping[str, Any], where: str) -> Any:
             values[key] = arguments.typed(stage, key, value)
         except OnggiError as error:
             raise OnggiError(f"{where}.{key}: {error}") from error
-    return stage.config(**values)
+    try:
+        return stage.config(**values)
+    except OnggiError as error:
+        raise OnggiError(f"{where}.{error}") from error
 
 
 def _mapping(path: Path, name: str, body: Any) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def _measured(scores: Scores) -> str:
     counts = sorted(set(scores["passages"].values()))
     passages = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
     return (
-        f"Measured on {passages} passages of `{scores['text']}` in each of {len(scores['languages'])} languages"
+        f"Measured on {passages} {'passage' if counts == [1] else 'passages'} of `{scores['text']}` in each of {len(scores['languages'])} languages"
         f"{', the same content in each' if scores['parallel'] else ''}. KL is the divergence of a variant's "
         f"next-token distribution from that of the reference, `{scores['reference']}`, in nats a token, over the "
         "full vocabulary, in fp32; brackets hold 95% intervals over passages. Lower is better, 0 is no change."
@@ -157,7 +157,7 @@ def _made(scores: Scores, record: Mapping[str, Any]) -> str:
     ]
     for name, model in scores["models"].items():
         if name != scores["reference"]:
-            lines.append(f"- {name}: {_variant(model)}")
+            lines.append(f"- {name}: {_variant(model, scores['text'])}")
     terms = {model["about"].get("terms") for model in scores["models"].values()} - {None}
     lines += [f"- terms: {text}" for text in sorted(terms)]
     versions = ", ".join(f"{key} {value}" for key, value in record["versions"].items())
@@ -176,7 +176,7 @@ def _made(scores: Scores, record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _variant(model: Mapping[str, Any]) -> str:
+def _variant(model: Mapping[str, Any], measured_on: str) -> str:
     about = model["about"]
     if about.get("made_by") != "onggi quantize":
         return f"`{model['source']}`"
@@ -187,4 +187,6 @@ def _variant(model: Mapping[str, Any]) -> str:
         text += (
             f", {about['fairness']}, on {calibration['text']} ({counts} tokens), pass in {about['precision']}"
         )
+        if calibration["text"] == measured_on:
+            text += " (**the text it is measured on here**, which flatters it)"
     return f"{text}; `{model['source']}`"

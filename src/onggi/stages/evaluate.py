@@ -38,7 +38,7 @@ class EvaluateConfig:
     """What they are measured against: a NAME from the line, or a MODEL."""
     text: str = "probe"
     """Text to score: a source as `onggi text` takes. The default is the shipped probe, everyday
-    passages with the same content in 12 languages over 9 scripts."""
+    passages with the same content in 12 languages over 10 scripts."""
     languages: Languages | None = None
     """Languages to score, as en,ko,km; default: all that the text has."""
     limit: int | None = None
@@ -47,13 +47,20 @@ class EvaluateConfig:
     """A relative change of nll_per_passage smaller than this does not matter: the verdict is then
     `equivalent within 1%`."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
+        if not self.models:
+            raise OnggiError("models: name at least one.")
+        if not 0 < self.margin < 1:
+            raise OnggiError(f"margin: {self.margin} is not a share between 0 and 1 (0.01 is 1%).")
+        if self.limit is not None and self.limit < 1:
+            raise OnggiError(f"limit: {self.limit} is not a number of passages.")
+
 
 def _references(config: EvaluateConfig) -> tuple[list[Reference], str]:
     """The models of the line, the reference first, and its name."""
     from ..models import references
 
-    if not config.models:
-        raise OnggiError("models: name at least one.")
     line = references.parse_all(config.models)
     for reference in line:
         if reference.name == config.reference:
@@ -92,10 +99,6 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
     Raises OnggiError for two models of one name, a text or model that is not sound, a margin that
     is not a share.
     """
-    if not 0 < config.margin < 1:
-        raise OnggiError(f"margin: {config.margin} is not a share between 0 and 1 (0.01 is 1%).")
-    if config.limit is not None and config.limit < 1:
-        raise OnggiError(f"limit: {config.limit} is not a number of passages.")
     job = ledger.begin(out, "evaluate", options(config), inputs(config), _REVISION)
     if job.done:
         return job.done
@@ -188,9 +191,9 @@ def _states(
     import dataclasses
 
     import torch
-    from safetensors.torch import save_file
 
     from ..engines.transformers import Engine
+    from ..models.checkpoint import pending, write_shard
 
     heads: dict[str, Head] = {}
     for index, (name, folder) in enumerate(folders.items()):
@@ -200,12 +203,9 @@ def _states(
             file = _states_file(job, index, language)
             if not file.is_file():
                 states = engine.states(list(texts.values()))
-                with ledger.writing(file) as aside:
-                    save_file(
-                        {f"hidden-{i}": hidden.contiguous() for i, (hidden, _) in enumerate(states)}
-                        | {f"ids-{i}": ids for i, (_, ids) in enumerate(states)},
-                        aside,
-                    )
+                tensors = {f"hidden-{i}": pending(hidden) for i, (hidden, _) in enumerate(states)}
+                tensors |= {f"ids-{i}": pending(ids) for i, (_, ids) in enumerate(states)}
+                write_shard(file, tensors)
                 job.tick()
             bar.step(cost[language], f"{name} {language}")
         head = engine.head

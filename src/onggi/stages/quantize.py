@@ -15,8 +15,12 @@ from ..ledger import Artifact
 from ..progress import progress, say
 from .base import Plan, Stage, options
 
-_REVISION = 2
+_REVISION = 1
 SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
+_NO_PROBE = (
+    "text: the probe is for measuring and never for calibration; "
+    "use --text starter, debian:libreoffice-help or your own."
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,17 @@ class QuantizeConfig:
     seed: int = 0
     """Of the order in which calibration rows are drawn."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
+        if self.method == "gptq" and not self.text:
+            raise OnggiError("text: gptq needs calibration text (--text debian:libreoffice-help, or a file).")
+        if self.text == "probe":
+            raise OnggiError(_NO_PROBE)
+        if self.tokens < 1:
+            raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
+        if not 0 < self.damping < 10:
+            raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
+
 
 def inputs(config: QuantizeConfig) -> dict[str, Any]:
     """Fingerprints of model and text."""
@@ -66,26 +81,11 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
     return found
 
 
-def _check(config: QuantizeConfig) -> None:
-    if config.method == "gptq" and not config.text:
-        raise OnggiError("text: gptq needs calibration text (--text debian:libreoffice-help, or a file).")
-    if config.text == "probe":
-        raise OnggiError(
-            "text: the probe is for measuring and never for calibration; "
-            "use --text starter, debian:libreoffice-help or your own."
-        )
-    if config.tokens < 1:
-        raise OnggiError(f"tokens: {config.tokens} is not a number of tokens.")
-    if not 0 < config.damping < 10:
-        raise OnggiError(f"damping: {config.damping} is not between 0 and 10.")
-
-
 def quantize(config: QuantizeConfig, out: Path) -> Artifact:
     """Write a quantised checkpoint to `out`; see `QuantizeConfig`.
 
     Raises OnggiError for a model or text that is not sound, naming it.
     """
-    _check(config)
     job = ledger.begin(out, "quantize", options(config), inputs(config), _REVISION)
     if job.done:
         return job.done
@@ -192,6 +192,8 @@ def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, A
 
     assert config.text
     found = text.load(config.text, config.languages)
+    if found.name == "probe":  # a folder that `onggi text` made of it
+        raise OnggiError(_NO_PROBE)
     languages = config.languages or Languages(found.languages)
     tokens = Tokens(folder)
     drawn = balance.draw(
@@ -228,7 +230,6 @@ def plan(config: QuantizeConfig) -> Plan:
     """About the tokens, memory and disk, where the model is at hand."""
     from ..models import references
 
-    _check(config)
     size = references.size(config.model)
     tokens = config.tokens if config.method == "gptq" else 0
     if size is None:
