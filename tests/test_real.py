@@ -45,7 +45,7 @@ def test_a_recipe_from_the_model_to_the_report(tmp_path: Path) -> None:
     models = scores["models"]
     assert list(models) == ["gemma3-270m", "rtn", "balanced"]
     # The base knows all three: were its start token missing, it would need many times the nats.
-    for language, most in {"en": 250, "ko": 300, "km": 450}.items():
+    for language, most in {"en": 250, "ko": 400, "km": 800}.items():
         assert 50 < models["gemma3-270m"]["languages"][language]["nll_per_passage"]["value"] < most
     for language in ("en", "ko", "km"):
         drift = {name: models[name]["languages"][language]["kl"]["value"] for name in ("rtn", "balanced")}
