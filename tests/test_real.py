@@ -53,7 +53,7 @@ def test_a_recipe_from_the_model_to_the_report(tmp_path: Path) -> None:
     assert models["rtn"]["bytes"] < 0.75 * models["gemma3-270m"]["bytes"]
     table = pq.read_table(folder / "scores" / "items.parquet")
     assert table.column_names == ["model", "language", "task", "item", "metric", "value", "tokens"]
-    assert table.num_rows == 3 * 3 * (1 + 3 + 3)
+    assert table.num_rows == 3 * 3 * (2 + 4 + 4)
     report = (folder / "report" / "report.md").read_text()
     for words in ("Khmer", "Korean", "Gemma Terms of Use", "Q8_0", "onggi evaluate"):
         assert words in report

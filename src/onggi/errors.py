@@ -15,6 +15,10 @@ class OnggiError(Exception):
     """Something the user can mend; `str(error)` is the whole message."""
 
 
+class UnavailableError(OnggiError):
+    """A source that is not to be had here and now (no apt, no network), though nothing is wrong with it."""
+
+
 def one_line(error: object) -> str:
     """A library's message without its line breaks."""
     return " ".join(str(error).split())

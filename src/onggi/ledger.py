@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -43,7 +44,13 @@ def cache_folder() -> Path:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Hex digest of a file's bytes; read once for as long as its size and time stay the same."""
+    facts = path.stat()
+    return _sha256(path, facts.st_size, facts.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(path: Path, _size: int, _modified: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -163,9 +170,11 @@ class Job:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self.done:
-            if self.partial.is_dir():
-                self.tick()
-            self._lock.close()
+            try:
+                if self.partial.is_dir():
+                    self.tick()
+            finally:
+                self._lock.close()
 
     def _refuse_foreign(self) -> None:
         """A folder with files in it that no run of ours left is not written to."""

@@ -20,7 +20,7 @@ from .languages import Languages
 from .stages import VERBS, Stage
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # no dot: an override is STAGE.KEY=VALUE
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     name = str(content.get("name") or path.stem)
     for label in (name, *stages):
         if not _NAME.fullmatch(label):
-            raise OnggiError(f"{path}: {label!r} cannot be a name; use letters, digits, '.', '_' and '-'.")
+            raise OnggiError(f"{path}: {label!r} cannot be a name; use letters, digits, '_' and '-'.")
     steps = {label: _step(path, label, body, stages) for label, body in stages.items()}
     sorter = graphlib.TopologicalSorter({label: step.needs for label, step in steps.items()})
     try:

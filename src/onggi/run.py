@@ -41,14 +41,26 @@ def run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) ->
     return made
 
 
-def _is_done(step: Step, config: object, out: Path) -> bool:
-    if not (out / ledger.MARKER).is_file():  # the inputs' fingerprints may have to be fetched
-        return False
+def _job(step: Step, config: object, out: Path) -> ledger.Job | None:
+    """The stage's job, where its inputs are there and known."""
     try:
         found = step.stage.inputs(config)
     except OnggiError:
+        return None
+    return ledger.begin(out, step.stage.verb, options(config), found, step.stage.revision)
+
+
+def _is_done(step: Step, config: object, out: Path) -> bool:
+    if not (out / ledger.MARKER).is_file():  # the inputs' fingerprints may have to be fetched
         return False
-    return ledger.begin(out, step.stage.verb, options(config), found, step.stage.revision).done is not None
+    job = _job(step, config, out)
+    return job is not None and job.done is not None
+
+
+def _is_begun(step: Step, config: object, out: Path) -> bool:
+    tag = out / ledger.PARTIAL / "fingerprint"
+    job = _job(step, config, out) if tag.is_file() else None
+    return job is not None and tag.read_text() == job.fingerprint
 
 
 def dry_run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) -> list[dict[str, object]]:
@@ -66,7 +78,7 @@ def dry_run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")
             state = "done"
         else:
             waiting.add(step.name)
-            state = "goes on" if (out / ledger.PARTIAL / "fingerprint").is_file() else "to do"
+            state = "goes on" if not blocked and _is_begun(step, config, out) else "to do"
         try:
             expected = step.stage.plan(config)
         except OnggiError:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onggi.evaluate.measure import Measured
-from onggi.evaluate.summary import latin_split, summarise
+from onggi.evaluate.summary import summarise
 
 LANGUAGES = ("en", "ko", "km", "ar")
 
@@ -116,10 +116,3 @@ def test_one_passage_has_values_but_no_interval() -> None:
     scores = summarise(made, {tag: sizes[:1] for tag, sizes in SIZES.items()}, "base", 0.01, parallel=True)
     entry = scores["models"]["a"]["languages"]["ko"]["kl"]
     assert entry["value"] > 0 and entry["low"] is None and entry["high"] is None
-
-
-def test_scripts_are_told_apart() -> None:
-    assert latin_split(["en", "ko", "sr", "sr-Latn", "vi", "zh-Hans"]) == (
-        ["en", "sr-Latn", "vi"],
-        ["ko", "sr", "zh-Hans"],
-    )

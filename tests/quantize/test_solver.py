@@ -84,7 +84,8 @@ def test_stacked_rows_are_solved_as_if_alone() -> None:
 @pytest.mark.parametrize("size", [1, 5, 64, 257])
 def test_factor_is_the_cholesky_factor_of_the_inverse(size: int) -> None:
     _, moments = problem(1, size, 2, tokens=3 * size + 5)
-    upper = solver.factor(moments, 0.01)
+    upper, damping = solver.factor(moments, 0.01)
+    assert damping == 0.01
     damped = moments + 0.01 * moments.diagonal().mean() * torch.eye(size)
     assert torch.equal(upper, upper.triu())
     torch.testing.assert_close((upper.T @ upper) @ damped, torch.eye(size), rtol=0, atol=2e-3)

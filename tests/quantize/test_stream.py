@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from onggi import text
+from onggi import ledger, text
 from onggi.errors import OnggiError
 from onggi.grids import IntegerGrid
 from onggi.languages import Languages
@@ -73,6 +75,61 @@ def test_loads_plainly_and_computes_with_the_quantised_weights(
             relative = float((weight - parameter).norm() / parameter.norm())
             assert 0.01 < relative < 0.35
             parameter.copy_(weight)
+    loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
+    ids = torch.arange(2, 90).reshape(2, 44)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(ids).logits, expected(ids).logits, rtol=0, atol=1e-3)
+
+
+OTHERS = {
+    "GPTNeo": {  # layers return tuples and hold masks of their own; names unlike Llama's
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_layers": 2,
+        "num_heads": 4,
+        "attention_types": [[["global", "local"], 1]],
+        "max_position_embeddings": 512,
+    },
+    "Bloom": {"hidden_size": 128, "n_layer": 2, "n_head": 4},  # no positions; one matrix for q, k and v
+    "Qwen3": {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_structure_is_found_not_listed(
+    kind: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other architectures go through, and go on after a kill, without a line about them."""
+    folder = tmp_path / kind
+    folder.mkdir()
+    for file in tiny.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    torch.manual_seed(0)
+    made_config = getattr(transformers, f"{kind}Config")(vocab_size=1024, **OTHERS[kind])
+    AutoModelForCausalLM.from_config(made_config).to(torch.bfloat16).save_pretrained(folder)
+    made = quantize(config(folder), tmp_path / "w4")
+
+    def stop(_job: ledger.Job) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ledger.Job, "tick", stop)  # called when the first layer is finished
+        quantize(config(folder), tmp_path / "stopped")
+    assert digests(quantize(config(folder), tmp_path / "stopped").path) == digests(made.path)
+
+    expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    weights = decoded(made.path)
+    assert weights
+    with torch.no_grad():
+        for name, weight in weights.items():
+            expected.get_parameter(name).copy_(weight)
     loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
     ids = torch.arange(2, 90).reshape(2, 44)
     with torch.no_grad():
@@ -160,8 +217,6 @@ def test_killed_at_random_moments_it_ends_in_the_same_bytes(tiny_gemma: Path, tm
 
 
 def test_a_damaged_weight_is_named_and_nothing_is_left_as_done(tiny: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = tmp_path / "broken"
     shutil.copytree(tiny, broken)
     tensors = load_file(broken / "model.safetensors")

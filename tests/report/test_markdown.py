@@ -86,6 +86,8 @@ RECORD = {
         "limit": None,
         "margin": 0.01,
     },
+    "before": ["onggi quantize base --text starter --out 'runs/my w4'"],
+    "command": "onggi evaluate 'w4=runs/my w4' base --reference base --languages en,ko,el,km --out scores",
 }
 
 
@@ -114,16 +116,16 @@ def shown(whole: dict[str, Any]) -> str:
 # ── the headline ───────────────────────────────────────────────────────────────────────────────
 
 WORST = "Khmer pays most: with english it drifts 2.98 nats a token, 8.1× what English pays."
-MENDED = " With balanced it drifts 0.68, 1.7× what English pays; the worst language there is Khmer at 0.68."
-NO_DIFFERENCE = " Between english and balanced there is no significant difference in Khmer."
+MENDED = " With balanced it drifts 0.68 nats a token, 1.7× what English pays."
+BETWEEN = " Between english and balanced: {} in Khmer."
 
 
 @pytest.mark.parametrize(
     ("verdict", "rest"),
     [
         ("better", MENDED),
-        ("no significant difference", NO_DIFFERENCE),
-        ("equivalent within 1%", NO_DIFFERENCE),
+        ("no significant difference", BETWEEN.format("no significant difference")),
+        ("equivalent within 1%", BETWEEN.format("equivalent within 1%")),
     ],
 )
 def test_a_mend_is_claimed_only_where_it_is_significant(verdict: str | None, rest: str) -> None:
@@ -131,7 +133,7 @@ def test_a_mend_is_claimed_only_where_it_is_significant(verdict: str | None, res
     assert wording.headline(whole) == WORST + rest
 
 
-@pytest.mark.parametrize(("verdict", "rest"), [("worse", MENDED), ("better", NO_DIFFERENCE)])
+@pytest.mark.parametrize(("verdict", "rest"), [("worse", MENDED), ("better", BETWEEN.format("worse"))])
 def test_a_comparison_counts_the_other_way_round(verdict: str, rest: str) -> None:
     whole = scores({"balanced": model(BALANCED), "english": model(ENGLISH)}, verdict)
     assert wording.headline(whole) == WORST + rest
@@ -205,8 +207,7 @@ def test_the_table_of_damage() -> None:
     ]
     assert "- balanced against english: better in English, Korean, Greek, Khmer." in page
     assert "w4a16-g128, gptq, balanced, on starter (en 50, ko 50 tokens), pass in bf16" in page
-    again = "onggi evaluate 'w4=runs/my w4' base --reference base --text probe --languages en,ko,el,km --margin 0.01"
-    assert f"Again: `{again} --out DIR`" in page
+    assert "\n".join([*RECORD["before"], RECORD["command"]]) in page
 
 
 def test_intervals_that_cannot_be_had_are_left_out() -> None:
@@ -241,7 +242,7 @@ def evaluation(folder: Path, whole: dict[str, Any]) -> str:
     """A finished folder as `onggi evaluate` leaves it."""
     with ledger.begin(folder, "evaluate", RECORD["options"], {"text": str(whole["text"])}) as job:  # type: ignore[arg-type]
         ledger.write_json(job.work / "scores.json", whole)
-        job.finish(["scores.json"])
+        job.finish(["scores.json"], command=RECORD["command"], before=RECORD["before"])
     return str(folder)
 
 

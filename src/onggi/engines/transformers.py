@@ -55,7 +55,7 @@ class Engine:
                     use_safetensors=True,
                     output_loading_info=True,
                 )
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
+        except Exception as error:  # the library raises many kinds for what it cannot load
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .. import languages as tags
 from .. import statistics
 from .measure import Measured
 
@@ -176,9 +175,3 @@ def _comparisons(
             }
         )
     return found
-
-
-def latin_split(languages: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The languages in Latin script, and the others."""
-    latin = [tag for tag in languages if tags.is_latin(tag)]
-    return latin, [tag for tag in languages if tag not in latin]

@@ -82,8 +82,15 @@ class Checkpoint:
         return tensor
 
     def rows(self, name: str, rows: Tensor) -> Tensor:
-        """Rows (sorted or not) of the matrix `name` without reading the others; rows: (n,) int64."""
+        """Rows (sorted or not) of the matrix `name` without reading the others; rows: (n,) int64.
+        OnggiError for a row that it does not have.
+        """
         entry = self._entry(name)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < entry.shape[0]:
+            raise OnggiError(
+                f"{self.folder}: the tokenizer knows token {int(rows.max())}, but {name} has only "
+                f"{entry.shape[0]} rows; they are of different models."
+            )
         width = entry.bytes // entry.shape[0]
         with entry.file.open("rb") as file:
             parts = [self._read(entry, int(row) * width, width, file) for row in rows]

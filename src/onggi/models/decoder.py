@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
 from ..errors import OnggiError, one_line
@@ -41,6 +42,14 @@ class Decoder:
         """Dotted name of one layer, `model.layers.3`."""
         return f"{self.prefix}.{index}"
 
+    def others(self) -> list[str]:
+        """Names of the linear modules that are in no decoder layer: the output head."""
+        return [
+            name
+            for name, module in self.model.named_modules()
+            if isinstance(module, nn.Linear) and not name.startswith(f"{self.prefix}.")
+        ]
+
     def linears(self, index: int) -> dict[str, nn.Linear]:
         """The linear modules of one layer by their name within it, in the order of the code."""
         return {
@@ -63,9 +72,9 @@ def skeleton(folder: Path, dtype: torch.dtype) -> Decoder:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         with init_empty_weights(include_buffers=False):
             model = transformers.AutoModelForCausalLM.from_config(
-                config, dtype=dtype, trust_remote_code=False, attn_implementation="sdpa"
+                config, dtype=dtype, trust_remote_code=False
             )
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except Exception as error:  # the library raises many kinds for what it cannot build
         raise OnggiError(f"{folder}: transformers cannot build this model ({one_line(error)}).") from error
     model.eval()
     model.config.use_cache = False
@@ -129,10 +138,16 @@ def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         for name, module in layer.named_modules()
         if isinstance(module, nn.Linear)
     ]
-    to_meta = lambda value: value.to("meta") if isinstance(value, Tensor) else value  # noqa: E731
+
+    def to_meta(value: Any) -> Any:
+        return value.to("meta") if isinstance(value, Tensor) else value
+
+    buffers = {name: buffer.to("meta") for name, buffer in layer.named_buffers()}
     try:
         with torch.no_grad():
-            layer(*tree_map(to_meta, args), **tree_map(to_meta, kwargs))
+            functional_call(layer, buffers, tree_map(to_meta, args), tree_map(to_meta, kwargs))
+    except (RuntimeError, NotImplementedError) as error:
+        raise OnggiError(f"{type(layer).__name__}: cannot be traced ({one_line(error)}).") from error
     finally:
         for handle in handles:
             handle.remove()

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from .. import ledger
 from ..errors import OnggiError, nearest
 from ..progress import say
@@ -140,8 +142,25 @@ def _folder_fingerprint(folder: Path) -> str:
 
 
 def about(folder: Path) -> dict[str, Any]:
-    """What is known of the checkpoint in `folder` beyond its config: licence, grid, how it was made."""
-    return ledger.read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
+    """What is known of the checkpoint in `folder` beyond its config: licence, grid, how it was made.
+
+    From our own note of it, else from the metadata block of its model card.
+    """
+    if (folder / ABOUT).is_file():
+        found: dict[str, Any] = ledger.read_json(folder / ABOUT)
+        return found
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    block = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
+    try:
+        meta = yaml.safe_load(block[1]) if block else None
+    except yaml.YAMLError:
+        meta = None
+    if not isinstance(meta, dict) or not meta.get("license"):
+        return {}
+    licence = str(meta["license"])
+    terms = [package.terms for package in PACKAGES.values() if package.licence == licence == "gemma"]
+    return {"licence": licence, **({"terms": terms[0]} if terms else {})}
 
 
 def _package(source: str) -> Package:
@@ -212,8 +231,9 @@ def _only_one(folder: Path) -> Any:
 def _convert(gguf: Path, folder: Path, facts: dict[str, Any]) -> Path:
     from . import gguf as conversion
 
+    for stale in folder.parent.glob(f"{folder.name}.*.part"):  # of a killed run; the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)
     aside = folder.with_name(f"{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         conversion.convert(gguf, aside)
@@ -233,7 +253,7 @@ def _hub(source: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*"]
+    patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
     try:
         return Path(snapshot_download(source, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -269,6 +289,8 @@ def size(source: str) -> Size | None:
         return None
     checkpoint = Checkpoint(folder)
     config = checkpoint.config.get("text_config", checkpoint.config)
+    if not {"num_hidden_layers", "hidden_size"} <= config.keys():
+        return None  # GPT-2 and its like name them otherwise
     layers, hidden = int(config["num_hidden_layers"]), int(config["hidden_size"])
     vocabulary = int(config.get("vocab_size", 0))
     outside = [e for e in checkpoint.entries.values() if e.shape[:1] == (vocabulary,)]

@@ -68,7 +68,7 @@ def draw(
         budget = {"pooled": tokens}
     elif share == "content":
         runs = _same_passages(passages, encode, tokens, seed, length)
-        budget = dict.fromkeys(passages, 0)
+        budget = {}
     else:
         budget = {
             language: tokens // len(passages) + (i < tokens % len(passages))
@@ -115,14 +115,17 @@ def _same_passages(
         raise OnggiError("share: content needs passages that are there in every language; there is none.")
     random.Random(seed).shuffle(keys)
     runs: dict[str, _Run] = {language: [] for language in passages}
-    spent = 0
+    spent, whole = 0, True
     for key in keys:
         encoded = {language: encode(texts[key] + "\n") for language, texts in passages.items()}
         spent += sum(len(ids) for ids in encoded.values())
         if spent > _room(tokens, length) and all(runs.values()):
+            whole = False
             break
         for language, ids in encoded.items():
             runs[language] += [(language, token) for token in ids]
+    if whole:
+        say(f"Calibration text runs short: all passages together have {spent} of {tokens} tokens.")
     return runs
 
 
@@ -140,7 +143,7 @@ def _sequences(runs: Mapping[str, _Run], budget: Mapping[str, int], prefix: int,
             for language, _ in piece:
                 counts[language] = counts.get(language, 0) + 1
             counts[piece[0][0]] += 1  # the start token
-        if used < budget[name]:
+        if used < budget.get(name, 0):
             short[name] = budget[name] - used
             say(f"Calibration text runs short in {name}: {used} of {budget[name]} tokens are there.")
     width = max(len(ids) for ids, _ in rows)

@@ -31,13 +31,14 @@ _SAMPLE = 256
 class Solution:
     """codes: (rows, columns) int8. scales: (rows, groups). error: relative output error on H,
     Σ (w − ŵ)ᵀH(w − ŵ) / Σ wᵀHw, of this solution; rounding_error: the same of plain rounding. Both
-    over at most a few hundred rows, which tell as much as all of them.
+    over at most a few hundred rows, which tell as much as all of them. damping: the one used.
     """
 
     codes: Tensor
     scales: Tensor
     error: float
     rounding_error: float
+    damping: float
 
 
 def round_to_nearest(weight: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tensor]:
@@ -46,8 +47,8 @@ def round_to_nearest(weight: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tensor]
     return grid.round(weight, scales), scales
 
 
-def factor(moments: Tensor, damping: float) -> Tensor:
-    """U (columns, columns), upper, with H⁻¹ = UᵀU for H = moments + damping·mean(diag)·I.
+def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
+    """U (columns, columns), upper, with H⁻¹ = UᵀU for H = moments + damping·mean(diag)·I; and the damping.
 
     One Cholesky factorisation and one triangular inverse: with J the reversal of the order,
     JHJ = LLᵀ gives U = J L⁻¹ J. Where H is not positive definite in fp32 the damping is raised
@@ -65,7 +66,7 @@ def factor(moments: Tensor, damping: float) -> Tensor:
         if not int(failed):
             identity = torch.eye(size, dtype=moments.dtype, device=moments.device)
             inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-            return inverse.flip(0, 1).contiguous()
+            return inverse.flip(0, 1).contiguous(), damping
         damping *= 10
     raise OnggiError("the second moments are singular however much they are damped")
 
@@ -84,10 +85,10 @@ def solve(weight: Tensor, moments: Tensor, grid: IntegerGrid, *, damping: float 
     scales = grid.fit(weight, diagonal.clamp_min(1e-12 * float(diagonal.max()) + 1e-30))
     rounded = grid.round(weight, scales)
     if bool(dead.all()):
-        return Solution(rounded, scales, 0.0, 0.0)
+        return Solution(rounded, scales, 0.0, 0.0, damping)
     order = torch.argsort(diagonal, descending=True, stable=True)
     ordered = moments[order][:, order]
-    upper = factor(ordered, damping)
+    upper, damping = factor(ordered, damping)
     # Columns as rows: one column of the matrix is then contiguous.
     work = weight.T[order].contiguous()  # (columns, rows)
     group = order // grid.width(columns)
@@ -120,8 +121,8 @@ def solve(weight: Tensor, moments: Tensor, grid: IntegerGrid, *, damping: float 
         moments,
     )
     if not error <= plain:
-        return Solution(rounded, scales, plain, plain)
-    return Solution(result, scales, error, plain)
+        return Solution(rounded, scales, plain, plain, damping)
+    return Solution(result, scales, error, plain, damping)
 
 
 def _relative_errors(weight: Tensor, decoded: list[Tensor], moments: Tensor) -> list[float]:

@@ -28,7 +28,7 @@ from ..grids import IntegerGrid
 from ..models import checkpoint as checkpoints
 from ..models.checkpoint import Checkpoint, Pending, copied
 from ..models.decoder import Decoder, drop, fill, sharing
-from ..progress import Progress
+from ..progress import Progress, say
 from . import solver
 from .balance import Calibration
 from .moments import second_moments
@@ -43,13 +43,15 @@ _GROUPS = (128, 64, 32)
 @dataclass(frozen=True)
 class Layer:
     """One linear module as quantised. error: relative output error on the calibration text, None
-    for rounding without text; rounding_error: what rounding to the same scales would have had.
+    for rounding without text; rounding_error: what rounding to the same scales would have had; damping:
+    what it took to solve it.
     """
 
     name: str
     group: int | None
     error: float | None = None
     rounding_error: float | None = None
+    damping: float | None = None
 
 
 def grid_for(columns: int, grid: IntegerGrid) -> IntegerGrid:
@@ -91,7 +93,7 @@ def quantize_layers(
     records: list[Layer] = []
     for index in range(done):
         records += [Layer(**entry) for entry in ledger.read_json(out / f"layer-{index:05d}.json")]
-    bar.step(done, "resumed" if done else "")
+    bar.skip(done)
 
     def keep(index: int, tensors: Mapping[str, Pending], layers: list[Layer]) -> None:
         checkpoints.write_shard(out / shard_name(index, total), tensors)
@@ -179,18 +181,31 @@ class _Pass:
     def run(self, done: int) -> None:
         """Quantise the layers from `done` on."""
         self.done = done
+        if done:
+            self.states, self.as_tuple = self._load_states(done - 1)
         for index, layer in enumerate(self.decoder.layers):
             layer.forward = self._visit(index, layer, layer.forward)
         # Buffers outside the layers (rotary frequencies) follow the computation.
         for module in self.decoder.model.modules():
             for name, buffer in list(module.named_buffers(recurse=False)):
                 module._buffers[name] = buffer.to(self.device)
+        self._fill_others()
         ids = self._embed()
         try:
             with torch.no_grad():
                 self.decoder.model(input_ids=ids, use_cache=False)
         except _Stop:
             pass
+
+    def _fill_others(self) -> None:
+        """Read what stands before the layers besides the embedding: positions, a norm."""
+        apart = [self.decoder.embedding, self.decoder.model.get_output_embeddings()]  # type: ignore[operator]
+        for name, module in self.decoder.model.named_modules():
+            own = dict(module.named_parameters(recurse=False))
+            if not own or module in apart or name.startswith(f"{self.decoder.prefix}."):
+                continue
+            fill(module, {leaf: self.source.tensor(f"{name}.{leaf}") for leaf in own}, self.dtype)
+            module.to(self.device)
 
     def _embed(self) -> Tensor:
         """Put just the calibration text's rows into the embedding; the ids into those rows."""
@@ -203,20 +218,21 @@ class _Pass:
         return ids
 
     def _visit(self, index: int, layer: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
-        def visit(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def visit(*args: Any, **kwargs: Any) -> Any:
             if index < self.done:
-                # Layers of an earlier run: only the last one's output matters.
-                return self._load_states(index, hidden) if index == self.done - 1 else hidden
-            groups = _groups(layer, forward, hidden, args, kwargs)
+                # Layers of an earlier run: only what left the last of them matters.
+                return (self.states,) if self.as_tuple else self.states
+            groups = _groups(layer, forward, args, kwargs)
             work = _LayerWork(self, index, layer, groups)
-            output = work.run(forward, hidden, args, kwargs)
+            output = work.run(forward, args, kwargs)
             states = output[0] if isinstance(output, tuple) else output
             if not bool(torch.isfinite(states).all()):
                 raise OnggiError(f"layer {index}: its outputs on the calibration text are not finite.")
             last = index == len(self.decoder.layers) - 1
             if not last:
                 checkpoints.write_shard(
-                    self.out / f"states-{index:05d}", {"states": checkpoints.pending(states)}
+                    self.out / f"states-{index:05d}",
+                    {"tuple" if isinstance(output, tuple) else "states": checkpoints.pending(states)},
                 )
             tensors = _untouched(self.source, self.decoder, index) | work.tensors
             self.keep(index, tensors, work.layers)
@@ -228,20 +244,22 @@ class _Pass:
 
         return visit
 
-    def _load_states(self, index: int, like: Tensor) -> Tensor:
+    def _load_states(self, index: int) -> tuple[Tensor, bool]:
+        """The states that left a layer, and whether it returned them in a tuple."""
         from safetensors.torch import load_file
 
-        states = load_file(self.out / f"states-{index:05d}")["states"]
-        return states.to(like.device)
+        found = load_file(self.out / f"states-{index:05d}")
+        ((kind, states),) = found.items()
+        return states.to(self.device), kind == "tuple"
 
 
 def _groups(
-    layer: nn.Module, forward: Callable[..., Any], hidden: Tensor, args: Any, kwargs: Any
+    layer: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> list[list[str]]:
     """As `sharing`, of the layer's own forward."""
     replaced, layer.forward = layer.forward, forward
     try:
-        return sharing(layer, (hidden, *args), kwargs)
+        return sharing(layer, args, kwargs)
     finally:
         layer.forward = replaced
 
@@ -259,9 +277,7 @@ class _LayerWork:
         if missed:
             raise OnggiError(f"layer {index}: calibration never reached {sorted(missed)[0]}.")
 
-    def run(
-        self, forward: Callable[..., Any], hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def run(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         start = f"{self.owner.decoder.layer_name(self.index)}."
         source = self.owner.source
         tensors = {
@@ -274,7 +290,7 @@ class _LayerWork:
         self.originals = {name: tensors[f"{name}.weight"] for name in self.linears}
         handles = [self.linears[name].register_forward_pre_hook(self._hook(name)) for name in self.first]
         try:
-            return forward(hidden, *args, **kwargs)
+            return forward(*args, **kwargs)
         finally:
             for handle in handles:
                 handle.remove()
@@ -294,6 +310,8 @@ class _LayerWork:
             solution = solver.solve(torch.cat(weights), moments, grid, damping=owner.damping)
         except OnggiError as error:
             raise OnggiError(f"{place}.{names[0]}: {error}.") from error
+        if solution.damping > owner.damping:
+            say(f"{place}.{names[0]}: singular inputs; solved with a damping of {solution.damping:g}.")
         log.info("%s.%s: %.5f (rounding %.5f)", place, names[0], solution.error, solution.rounding_error)
         start = 0
         for name, weight in zip(names, weights, strict=True):
@@ -301,7 +319,9 @@ class _LayerWork:
             codes, scales = solution.codes[start:stop], solution.scales[start:stop]
             full = f"{place}.{name}"
             self.tensors |= owner.store(full, grid, codes, scales)
-            self.layers.append(Layer(full, grid.group, solution.error, solution.rounding_error))
+            self.layers.append(
+                Layer(full, grid.group, solution.error, solution.rounding_error, solution.damping)
+            )
             linear = self.linears[name]
             linear.weight.data.copy_(grid.decode(codes, scales))
             start = stop

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -165,14 +164,8 @@ def _made(scores: Scores, record: Mapping[str, Any]) -> str:
         f"- took {record['wall_seconds']:.0f} s and {record['peak_memory_bytes'] / 2**30:.1f} GiB on "
         f"{record['machine']['cores']} cores; {versions}"
     )
-    options = record["options"]
-    command = ["onggi", "evaluate", *options["models"], "--reference", options["reference"]]
-    command += ["--text", options["text"]]
-    for key in ("languages", "limit", "margin"):
-        if options.get(key) is not None:
-            value = options[key]
-            command += [f"--{key}", ",".join(value) if isinstance(value, list) else str(value)]
-    lines.append(f"\nAgain: `{shlex.join([*command, '--out', 'DIR'])}`")
+    commands = "\n".join([*record["before"], record["command"]])
+    lines.append(f"\nAgain:\n\n```\n{commands}\n```")
     return "\n".join(lines)
 
 

@@ -31,46 +31,44 @@ def worst(scores: Scores, name: str) -> str:
     return tag
 
 
-def _against(scores: Scores) -> str | None:
-    """The language that others are set against: English where it was measured."""
-    return "en" if "en" in scores["languages"] else None
-
-
-def drift(scores: Scores, name: str, language: str) -> str:
-    """`2.98 nats a token`."""
-    return f"{kl(scores, name, language)['value']:.2f} nats a token"
-
-
 def headline(scores: Scores) -> str:
     """The finding in a sentence or two: who pays most, against English, and which variant mends it.
 
-    The mend is claimed only where the paired change of KL between the two variants is significant in
-    that language.
+    Variants that were calibrated are set against each other where there are two: what the choice of
+    text does is the finding, not that rounding is worse. A mend is claimed only where the paired
+    change of KL between the two variants is significant in that language.
     """
     names = variants(scores)
     if not names:
         return "No variant shares the reference's vocabulary, so there is no divergence to report."
-    bad = max(names, key=lambda name: kl(scores, name, worst(scores, name))["value"])
-    language, english = worst(scores, bad), _against(scores)
-    text = f"{tags.name(language)} pays most: with {bad} it drifts {drift(scores, bad, language)}"
-    if english and language != english:
-        text += f", {_times(scores, bad, language, english)} what English pays"
-    text += "."
-    if len(names) == 1:
-        return text
-    best = min(names, key=lambda name: kl(scores, name, worst(scores, name))["value"])
+    informed = [name for name in names if calibrated(scores, name)]
+    pool = informed if len(informed) > 1 else names
+    bad = max(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
+    best = min(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
+    language = worst(scores, bad)
+    text = f"{tags.name(language)} pays most: with {bad} it drifts {_drift(scores, bad, language)}."
     if best == bad:
         return text
     verdict = _verdict_between(scores, bad, best, language)
-    if verdict == "better":
-        text += f" With {best} it drifts {kl(scores, best, language)['value']:.2f}"
-        if english and language != english:
-            text += f", {_times(scores, best, language, english)} what English pays"
-        text += f"; the worst language there is {tags.name(worst(scores, best))} at "
-        text += f"{kl(scores, best, worst(scores, best))['value']:.2f}."
-    else:
-        text += f" Between {bad} and {best} there is no significant difference in {tags.name(language)}."
-    return text
+    if verdict != "better":
+        return f"{text} Between {bad} and {best}: {verdict or 'not compared'} in {tags.name(language)}."
+    last = worst(scores, best)
+    text += f" With {best} it drifts {_drift(scores, best, language)}"
+    if last != language:
+        text += f"; the worst language there is {tags.name(last)} at {_value(scores, best, last)}"
+    return f"{text}."
+
+
+def _value(scores: Scores, name: str, language: str) -> str:
+    return f"{kl(scores, name, language)['value']:.2f}"
+
+
+def _drift(scores: Scores, name: str, language: str) -> str:
+    """`2.98 nats a token, 8.1× what English pays`."""
+    text = f"{_value(scores, name, language)} nats a token"
+    if language == "en" or "en" not in scores["languages"]:
+        return text
+    return f"{text}, {_times(scores, name, language, 'en')} what English pays"
 
 
 def _times(scores: Scores, name: str, language: str, english: str) -> str:

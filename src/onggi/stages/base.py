@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -35,6 +36,19 @@ class Stage:
     positional: Mapping[str, str | None]
     revision: int = 1
     show: Callable[[Artifact], None] | None = None
+
+
+def command(stage: Stage, config: Any, out: Path) -> str:
+    """The command line that makes `out` again."""
+    words = ["onggi", stage.verb]
+    flags: list[str] = []
+    defaults = {field.name: field.default for field in fields(config)}
+    for name, value in options(config).items():
+        if name in stage.positional:
+            words += value if isinstance(value, list) else [str(value)]
+        elif value != defaults[name] and value is not None:
+            flags += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
+    return shlex.join([*words, *flags, "--out", str(out)])
 
 
 def options(config: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,13 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import Progress, progress
-from .base import Plan, Stage, options
+from .base import Plan, Stage, command, options
 
 if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
     from ..models.references import Reference
 
 Head = Any  # onggi.head.Head
 _REVISION = 1
-# What `onggi inspect` and the columns of the table call the kind of measurement.
-TASK = "text"
 
 
 @dataclass(frozen=True)
@@ -139,7 +137,6 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         }
     whole = {
         "reference": reference,
-        "task": TASK,
         "text": found.name,
         "parallel": found.parallel,
         "languages": list(languages),
@@ -149,7 +146,11 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     }
     ledger.write_json(job.work / "scores.json", whole)
     _write_items(job.work / "items.parquet", measured, passages, found.name)
-    return job.finish(["scores.json", "items.parquet"])
+    return job.finish(
+        ["scores.json", "items.parquet"],
+        command=command(STAGE, config, job.out),
+        before=_commands([config.text, *(r.source for r in line)]),
+    )
 
 
 def _measure(
@@ -243,13 +244,26 @@ def _score(job: ledger.Job, heads: Mapping[str, Head], reference: str, language:
         _states_file(job, index, language).unlink()
 
 
+def _commands(sources: Sequence[str]) -> list[str]:
+    """The commands that made what `sources` name, as far as onggi made it; what comes first, first."""
+    found: dict[str, None] = {}
+    for source in sources:
+        made = ledger.artifact(Path(source)) if Path(source).is_dir() else None
+        if made and "command" in made.record:
+            text = made.record["options"].get("text")
+            found |= dict.fromkeys([*_commands([text] if text else []), made.record["command"]])
+    return list(found)
+
+
 def _write_items(
     path: Path,
     measured: Mapping[str, Mapping[str, Any]],
     passages: Mapping[str, Mapping[str, str]],
     task: str,
 ) -> None:
-    """One row per model, language, passage and measure: what paired statistics need."""
+    """One row per model, language, passage and sum: nats, nats of divergence, tokens that agree, bytes.
+    Every measure is made of these, and paired statistics need no more.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -258,7 +272,8 @@ def _write_items(
     }
     for language, by_model in measured.items():
         for name, sums in by_model.items():
-            metrics = {"nll": sums.nll, "kl": sums.kl, "top1_agree": sums.agree}
+            sizes = [len(content.encode()) for content in passages[language].values()]
+            metrics = {"nll": sums.nll, "kl": sums.kl, "top1_agreement": sums.agree, "bytes": sizes}
             for metric, values in metrics.items():
                 for item, value, tokens in zip(passages[language], values or (), sums.tokens, strict=False):
                     row = (name, language, task, item, metric, float(value), tokens)

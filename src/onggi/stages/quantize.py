@@ -12,8 +12,8 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, say
-from .base import Plan, Stage, options
+from ..progress import progress, release_memory, say
+from .base import Plan, Stage, command, options
 
 _REVISION = 1
 SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
@@ -66,6 +66,8 @@ class QuantizeConfig:
             raise OnggiError(_NO_PROBE)
         if self.tokens < 1:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
+        if self.share == "content" and self.fairness == "none":
+            raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
 
@@ -114,6 +116,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     device = default_device()
     dtype = _dtype(config, job, device)
     calibration, source_text = (None, {}) if config.method == "rtn" else _calibration(config, folder)
+    release_memory()
     decoder = skeleton(folder, dtype)
     tied = getattr(decoder.model, "all_tied_weights_keys", {})
     for name, parameter in decoder.model.named_parameters():
@@ -148,7 +151,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
 
     ledger.write_json(
         job.work / "config.json",
-        source.config | {"quantization_config": compressed_tensors.quantization_config(layers, 4)},
+        source.config
+        | {"quantization_config": compressed_tensors.quantization_config(layers, 4, decoder.others())},
     )
     shards = {
         stream.shard_name(i, total): checkpoints.shard_sizes(job.work / stream.shard_name(i, total))
@@ -179,7 +183,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
-    return job.finish([*names, "README.md"])
+    return job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
 
 
 def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, Any]]:

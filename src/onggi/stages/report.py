@@ -9,7 +9,7 @@ from typing import Any
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
-from .base import Plan, Stage, options
+from .base import Plan, Stage, command, options
 
 _REVISION = 1
 
@@ -54,7 +54,11 @@ def report(config: ReportConfig, out: Path) -> Artifact:
             for found in evaluations
         ]
         (job.work / "report.md").write_text(markdown.page(parts), encoding="utf-8")
-        return job.finish(["report.md"], evaluations=[str(found.path) for found in evaluations])
+        return job.finish(
+            ["report.md"],
+            command=command(STAGE, config, out),
+            evaluations=[str(found.path) for found in evaluations],
+        )
 
 
 def show(artifact: Artifact) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from .. import ledger
-from ..errors import OnggiError
+from ..errors import UnavailableError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import say
-from .base import Plan, Stage, options
+from .base import Plan, Stage, command, options
 
 _REVISION = 1
 _DEB = 3_500_000  # bytes of one language's help package
@@ -56,15 +56,19 @@ def text(config: TextConfig, out: Path) -> Artifact:
 
     job = ledger.begin(out, "text", options(config), inputs(config), _REVISION)
     if job.done:
+        if reason := job.done.record.get("unavailable"):
+            say(f"{out} holds {config.fallback}, because: {reason} To try {config.source} again, delete it.")
         return job.done
     import pyarrow.parquet as pq
 
     with job:
+        lacking = None
         try:
             found = sources.load(config.source, config.languages)
-        except OnggiError as error:
+        except UnavailableError as error:
             if config.fallback is None:
                 raise
+            lacking = str(error)
             say(f"{error}\nUsing {config.fallback} instead.")
             found = sources.load(config.fallback, config.languages)
         counts = {language: len(found.passages(language)) for language in config.languages}
@@ -72,7 +76,9 @@ def text(config: TextConfig, out: Path) -> Artifact:
             pq.write_table(found.table, aside, compression="zstd")
         return job.finish(
             ["text.parquet"],
+            command=command(STAGE, config, out),
             text=found.name,
+            unavailable=lacking,
             licence=found.licence,
             parallel=found.parallel,
             passages=counts,

@@ -47,7 +47,7 @@ from lxml import etree
 
 from .. import languages as tags
 from .. import ledger
-from ..errors import OnggiError, nearest
+from ..errors import OnggiError, UnavailableError, nearest
 from ..progress import progress, say
 from . import scripts
 
@@ -103,7 +103,10 @@ def load(name: str, languages: Sequence[str], cache: Path) -> pa.Table:
     """
     packages = _packages(name, languages)
     folder = cache / "debian" / name
-    tables = _cached(folder, packages) or _fetch(name, folder, packages)
+    try:
+        tables = _cached(folder, packages) or _fetch(name, folder, packages)
+    except OnggiError as error:
+        raise UnavailableError(str(error)) from error
     return _side_by_side(tables, languages)
 
 

@@ -124,11 +124,12 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
     if path.is_dir():
         if not (path / TABLE).is_file():
             raise OnggiError(f"{source}: is a folder without a {TABLE}; `onggi text` makes one.")
-        record = ledger.artifact(path)
-        licence = record.record.get("licence") if record else None
-        # A folder in a recipe's runs has no name of its own: what it was made from is the name.
-        name = record.record.get("text", path.name) if record else path.name
-        return _parquet(path / TABLE, name, licence)
+        made = ledger.artifact(path)
+        if made is None or made.record["verb"] != "text":
+            return _parquet(path / TABLE, path.name, None)
+        # `onggi text` has checked every row. The folder has no name of its own: its source's is it.
+        name, licence = made.record["text"], made.record["licence"]
+        return Text(name, _read(path / TABLE), made.record["parallel"], licence)
     if not path.is_file():
         raise OnggiError(
             f"{source}: no such text. A source is a JSONL or parquet file, a folder made by "
@@ -190,10 +191,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
+def _read(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise OnggiError(f"{path}: is not a readable parquet file ({one_line(error)}).") from error
+
+
 def _parquet(path: Path, name: str, licence: str | None) -> Text:
     try:
-        rows = pq.read_table(path).to_pylist()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        rows = _read(path).to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
         raise OnggiError(f"{path}: is not a readable parquet file ({one_line(error)}).") from error
     if not rows:
         raise OnggiError(f"{path}: is empty.")

@@ -40,7 +40,11 @@ class Tokens:
 
     def _load(self, folder: Path) -> tokenizers.Tokenizer:
         if (folder / "tokenizer.json").is_file():
-            return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            whole = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+            # A fine-tuned model's file often keeps the length that it was trained with.
+            whole.no_truncation()
+            whole.no_padding()
+            return whole
         from transformers import AutoTokenizer
 
         loaded: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -50,9 +54,6 @@ class Tokens:
     def _id(self, token: str | None) -> int | None:
         found: int | None = self.tokenizer.token_to_id(token) if token else None
         return found
-
-    def __len__(self) -> int:
-        return int(self.tokenizer.get_vocab_size())
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text alone, nothing added."""

@@ -27,27 +27,33 @@ def store(name: str, grid: IntegerGrid, codes: Tensor, scales: Tensor) -> dict[s
     }
 
 
-def quantization_config(layers: Sequence[Layer], bits: int) -> dict[str, Any]:
-    """The `quantization_config` of a checkpoint whose linear modules are `layers`."""
+def quantization_config(layers: Sequence[Layer], bits: int, ignore: Sequence[str]) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint whose quantised linear modules are `layers`; `ignore`
+    names the linear modules that are not (the head).
+    """
+    # One scheme for a kind of module in all layers: model.layers.7.mlp.up_proj → mlp.up_proj
+    kind = {layer.name: re.sub(r"^.*\.\d+\.", "", layer.name) for layer in layers}
+    widths: dict[str, set[int | None]] = {}
+    for layer in layers:
+        widths.setdefault(kind[layer.name], set()).add(layer.group)
     groups: dict[int | None, list[str]] = {}
     for layer in layers:
-        # One scheme for a kind of module in all layers: model.layers.7.mlp.up_proj → mlp.up_proj
-        kind = re.sub(r"^.*\.\d+\.", "", layer.name)
-        kinds = groups.setdefault(layer.group, [])
-        if kind not in kinds:
-            kinds.append(kind)
+        # Modules of one kind with two group sizes must be named one by one.
+        alone = len(widths[kind[layer.name]]) > 1
+        target = re.escape(layer.name) if alone else rf".*\.{re.escape(kind[layer.name])}"
+        targets = groups.setdefault(layer.group, [])
+        if target not in targets:
+            targets.append(target)
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "global_compression_ratio": None,
         "kv_cache_scheme": None,
-        "ignore": ["lm_head"],
+        "ignore": list(ignore),
         "config_groups": {
             f"group_{i}": {
-                "targets": ["Linear"]
-                if len(groups) == 1
-                else [rf"re:.*\.{re.escape(kind)}$" for kind in kinds],
+                "targets": ["Linear"] if len(groups) == 1 else [f"re:{target}$" for target in targets],
                 "input_activations": None,
                 "output_activations": None,
                 "weights": {
@@ -60,6 +66,6 @@ def quantization_config(layers: Sequence[Layer], bits: int) -> dict[str, Any]:
                     "actorder": None,
                 },
             }
-            for i, (group, kinds) in enumerate(groups.items())
+            for i, (group, targets) in enumerate(groups.items())
         },
     }
