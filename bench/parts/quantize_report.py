@@ -185,7 +185,7 @@ def _quality(quality: dict[str, Any]) -> list[str]:
         *_verdicts(scores, "english", "balanced"),
         "Read with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
         "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help, the "
-        "probe everyday prose. onggi leaves each sequence's start token out of its moments, the peer counts it.",
+        "probe everyday prose. Each sequence's start token counts eightfold in onggi's moments, once in the peer's.",
     ]
 
 
