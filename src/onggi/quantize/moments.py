@@ -22,13 +22,13 @@ def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
     """H = Σ_t weights[t] · x_t x_tᵀ, (columns, columns) fp32.
 
     inputs: (tokens, columns), any float dtype. weights: (tokens,) ≥ 0. The products run in the
-    inputs' dtype and are added in fp32 (bf16 products lose about 0.2% an entry, far below the
-    solver's damping; the floor is measured in tests/quantize/test_moments.py).
+    inputs' dtype and are rounded to it (bf16 costs about 0.2% an entry, far below the solver's
+    damping; the floor is measured in tests/quantize/test_moments.py).
     """
     keep = weights > 0
-    rows = inputs[keep] if not bool(keep.all()) else inputs
-    root = weights[keep].sqrt().to(inputs.dtype) if rows is not inputs else weights.sqrt().to(inputs.dtype)
-    scaled = rows * root.unsqueeze(1)
+    if not bool(keep.all()):
+        inputs, weights = inputs[keep], weights[keep]
+    scaled = inputs * weights.sqrt().to(inputs.dtype).unsqueeze(1)
     columns = scaled.shape[1]
     moments = torch.empty(columns, columns, dtype=torch.float32, device=inputs.device)
     for start in range(0, columns, _BLOCK):
