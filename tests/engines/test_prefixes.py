@@ -18,7 +18,7 @@ def followed(
         seen: list[tuple[int, ...]] = []
         for token, parent, depth in zip(segment.tokens, segment.parents, segment.depths, strict=True):
             assert parent < len(seen)
-            seen.append(((seen[parent] if parent >= 0 else above) + (token,)))
+            seen.append((seen[parent] if parent >= 0 else above) + (token,))
             assert len(seen[-1]) == depth + 1
         for want in segment.wants:
             found.setdefault(want.sequence, []).append((seen[want.node], want.token))

@@ -21,9 +21,9 @@ import numpy as np
 
 # Tokens computed together. More would spend on attention between branches that do not see each
 # other; fewer would not fill the matrix products.
-_PACK = 512
+PACK = 512
 # A prefix shorter than this is not worth a segment of its own.
-_SHARED = 32
+SHARED = 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Segment:
 
 
 def plan(
-    sequences: Sequence[tuple[Sequence[int], int]], pack: int = _PACK, shared: int = _SHARED
+    sequences: Sequence[tuple[Sequence[int], int]], pack: int = PACK, shared: int = SHARED
 ) -> list[Segment]:
     """Segments that score every sequence (ids, start): the tokens from ids[start] on, each after all
     before it. start ≥ 1: the first token has nothing before it.
@@ -77,7 +77,7 @@ class _Planner:
     def __init__(self, sequences: Sequence[tuple[Sequence[int], int]], pack: int, shared: int):
         self.sequences, self.pack, self.shared = sequences, pack, shared
         # The last token is predicted, never read.
-        self.paths = [ids[:-1] for ids, _ in sequences]
+        self.paths = [list(ids[:-1]) for ids, _ in sequences]
         scored = (i for i, (ids, start) in enumerate(sequences) if start < len(ids))
         self.order = sorted(scored, key=self.paths.__getitem__)
         ordered = [self.paths[i] for i in self.order]

@@ -10,6 +10,7 @@ costs as much KL as 8-bit weights do (DESIGN §4).
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
 from ..text.tokens import Tokens
+from . import scoring
+from .protocol import Scored
 
 # Positions run through the model in one batch, padding included.
 _BATCH = 4096
@@ -87,6 +90,19 @@ class Engine:
         # Padding stands on the right, where a causal model cannot see it: no mask is needed.
         states = self._body(input_ids=batch, use_cache=False).last_hidden_state
         return [states[i, : len(ids)] for i, ids in enumerate(sequences)]
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, Scored]]:
+        """Log-likelihoods of continuations after contexts (see `scoring.encode`), what they share
+        computed once; by number, in the order they are ready. A context too long for the window is cut
+        at its beginning. Raises OnggiError where a continuation alone is too long.
+        """
+        window = getattr(self.model.config, "max_position_embeddings", None)
+        sequences = [scoring.fit(ids, start, window) for ids, start in scoring.encode(self.tokens, pairs)]
+        yield from self._scorer.score(sequences)
+
+    @functools.cached_property
+    def _scorer(self) -> scoring.Scorer:
+        return scoring.Scorer(self._body, self.head, self.model.config, self.device)
 
     @torch.no_grad()
     def states(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:

@@ -45,10 +45,20 @@ class Head:
         """(positions, stop − start) logits of `hidden` (positions, hidden), in fp32."""
         stop = self.vocabulary if stop is None else stop
         logits = hidden.float() @ self.weight[start:stop].float().T  # (positions, tile)
+        return self._finish(logits, None if self.bias is None else self.bias[start:stop])
+
+    def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
+        """(positions,) logits in fp32: at each position of `hidden` (positions, hidden) that of its own
+        token, `tokens` (positions,).
+        """
+        logits = torch.linalg.vecdot(hidden.float(), self.weight[tokens].float())
+        return self._finish(logits, None if self.bias is None else self.bias[tokens])
+
+    def _finish(self, logits: Tensor, bias: Tensor | None) -> Tensor:
         if self.scale != 1.0:
             logits = logits * self.scale
-        if self.bias is not None:
-            logits = logits + self.bias[start:stop].float()
+        if bias is not None:
+            logits = logits + bias.float()
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
