@@ -161,7 +161,9 @@ def page(result: dict[str, Any], given: argparse.Namespace) -> str:
             cells.append(f"{statistics.median(values):.0f} ({min(values):.0f}–{max(values):.0f})")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     machine = result["machine"]
-    command = f"python bench/report.py --scores {given.scores.resolve().relative_to(ROOT)} --runs {given.runs}"
+    command = (
+        f"python bench/report.py --scores {given.scores.resolve().relative_to(ROOT)} --runs {given.runs}"
+    )
     return "\n".join(
         [
             "# The report beside a page of plotly's",
