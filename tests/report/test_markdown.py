@@ -55,7 +55,7 @@ def shown(whole: dict[str, Any]) -> str:
 
 WORST = "Khmer pays most: with “english” it drifts 2.98 nats a token, 8.1× what English pays."
 MENDED = " With “balanced” it drifts 0.68 nats a token, 1.7× what English pays."
-BETWEEN = " Between “english” and “balanced”: {} in Khmer."
+BETWEEN = " “balanced” against “english”: {} in Khmer."
 
 
 @pytest.mark.parametrize(
