@@ -96,6 +96,19 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
 
     Raises OnggiError for two models of one name, a text or model that is not sound, a margin that
     is not a share.
+
+    >>> import json
+    >>> from pathlib import Path
+    >>> from onggi.languages import Languages
+    >>> from onggi.stages import EvaluateConfig, evaluate
+    >>> config = EvaluateConfig(["w4"], "model", languages=Languages("en,ko,km"), limit=4)
+    >>> made = evaluate(config, Path("scores"))
+    >>> scores = json.loads((made.path / "scores.json").read_text(encoding="utf-8"))
+    >>> khmer = scores["models"]["w4"]["languages"]["km"]
+    >>> 0 < khmer["kl"]["low"] <= khmer["kl"]["value"] <= khmer["kl"]["high"]
+    True
+    >>> scores["models"]["w4"]["worst"]["kl"] in ("en", "ko", "km")
+    True
     """
     job = ledger.begin(out, "evaluate", options(config), inputs(config), _REVISION)
     if job.done:

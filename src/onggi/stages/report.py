@@ -39,7 +39,14 @@ def _evaluation(folder: str) -> Artifact:
 
 
 def report(config: ReportConfig, out: Path) -> Artifact:
-    """Write `out`/report.md; see `ReportConfig`. Raises OnggiError for a folder that is no evaluation."""
+    """Write `out`/report.md; see `ReportConfig`. Raises OnggiError for a folder that is no evaluation.
+
+    >>> from pathlib import Path
+    >>> from onggi.stages import ReportConfig, report
+    >>> made = report(ReportConfig(["scores"]), Path("report"))
+    >>> "Khmer" in (made.path / "report.md").read_text(encoding="utf-8")
+    True
+    """
     from ..report import markdown
 
     if not config.inputs:
