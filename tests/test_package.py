@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DATA = {"onggi/text/data/probe.jsonl", "onggi/text/data/starter.jsonl", "onggi/py.typed"}
+DATA |= {"onggi/phrases/ko.yaml", "onggi/report/page.html"}
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +33,13 @@ def test_the_wheel(built: Path) -> None:
         names = set(archive.namelist())
         [info] = [name for name in names if name.endswith(".dist-info/METADATA")]
         metadata = archive.read(info).decode()
-    here = {str(file.relative_to(ROOT / "src")) for file in (ROOT / "src" / "onggi").rglob("*.py")}
-    assert names == here | DATA | {name for name in names if ".dist-info/" in name}
+    here = {
+        str(file.relative_to(ROOT / "src"))
+        for file in (ROOT / "src" / "onggi").rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
+    }
+    assert here >= DATA
+    assert names == here | {name for name in names if ".dist-info/" in name}
     assert any(name.endswith("licenses/LICENSE") for name in names)
     for extra in ("gemma", "llama", "bench", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata

@@ -14,81 +14,14 @@ from rich.console import Console
 
 from onggi import ledger
 from onggi.errors import OnggiError
-from onggi.report import markdown, terminal, wording
+from onggi.phrases import Phrases
+from onggi.report import content, markdown, terminal, wording
 from onggi.stages import ReportConfig
 from onggi.stages import report as report_stage
+from scores_examples import BALANCED, ENGLISH, LANGUAGES, RECORD, model, scores
 
-LANGUAGES = ("en", "ko", "el", "km")  # four scripts
-Kl = dict[str, float]
-ENGLISH: Kl = {"en": 0.37, "ko": 0.88, "el": 1.26, "km": 2.98}
-BALANCED: Kl = {"en": 0.40, "ko": 0.37, "el": 0.44, "km": 0.68}
-
-
-def value(number: float, n: int = 12, **more: Any) -> dict[str, Any]:
-    wide = n > 1
-    low, high = (0.9 * number, 1.1 * number) if wide else (None, None)
-    return {"value": number, "low": low, "high": high, "n": n, "tokens": 100 * n, **more}
-
-
-def model(kl: Kl | None, n: int = 12, reference: bool = False, **about: Any) -> dict[str, Any]:
-    """A model of `scores.json`; kl None: another vocabulary than the reference's."""
-    languages: dict[str, Any] = {}
-    for i, tag in enumerate(LANGUAGES):
-        change: dict[str, Any] = {} if reference else {"verdict": "worse", "relative_change": 0.04}
-        entry = {"nll_per_passage": value(200 + i, n, **change), "bits_per_byte": value(1.0, n)}
-        if tag != "en":
-            entry["parity"] = value(1.0 + i / 2, n)
-        if kl:
-            entry["kl"] = value(kl[tag], n)
-        languages[tag] = entry
-    worst = {"kl": max(kl, key=lambda tag: kl[tag])} if kl else {}
-    return {
-        "source": "runs/x",
-        "bytes": 300_000_000,
-        "about": about,
-        "languages": languages,
-        "worst": worst,
-    }
-
-
-def scores(variants: dict[str, dict[str, Any]], verdict: str | None = None, **changes: Any) -> dict[str, Any]:
-    """`scores.json` of a reference and `variants`; verdict: of the second against the first."""
-    names = list(variants)
-    comparisons = []
-    if verdict:
-        entry = {"change": -1.0, "low": -2.0, "high": 0.0, "p": 0.01, "verdict": verdict, "n": 12}
-        both = {"first": names[0], "second": names[1], "metric": "kl_per_passage"}
-        comparisons = [{**both, "languages": dict.fromkeys(LANGUAGES, entry)}]
-    return {
-        "reference": "base",
-        "text": "probe",
-        "parallel": True,
-        "languages": list(LANGUAGES),
-        "passages": dict.fromkeys(LANGUAGES, 12),
-        "margin": 0.01,
-        "models": {"base": model(None, reference=True), **variants},
-        "comparisons": comparisons,
-        **changes,
-    }
-
-
-RECORD = {
-    "verb": "evaluate",
-    "versions": {"onggi": "0.1.0", "torch": "2.13.0"},
-    "wall_seconds": 61.2,
-    "peak_memory_bytes": 3 << 30,
-    "machine": {"cores": 2},
-    "options": {
-        "models": ["w4=runs/my w4", "base"],
-        "reference": "base",
-        "text": "probe",
-        "languages": list(LANGUAGES),
-        "limit": None,
-        "margin": 0.01,
-    },
-    "before": ["onggi quantize base --text starter --out 'runs/my w4'"],
-    "command": "onggi evaluate 'w4=runs/my w4' base --reference base --languages en,ko,el,km --out scores",
-}
+EN, KO = Phrases("en"), Phrases("ko")
+AGAIN = "onggi report scores --out report"
 
 
 def tables(page: str) -> list[list[list[str]]]:
@@ -101,13 +34,18 @@ def tables(page: str) -> list[list[list[str]]]:
         elif token.type == "tr_open":
             found[-1].append([])
         elif token.type in ("th_open", "td_open"):
-            found[-1][-1].append(after.content)
+            found[-1][-1].append("".join(child.content for child in after.children or ()))
     return found
+
+
+def written(whole: dict[str, Any], record: dict[str, Any], say: Phrases = EN) -> str:
+    """One evaluation as Markdown."""
+    return markdown.section(content.section(whole, record, AGAIN, say))
 
 
 def shown(whole: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=200, highlight=False)
-    terminal.show(console, whole)
+    terminal.show(console, whole, EN)
     file = console.file
     assert isinstance(file, io.StringIO)
     return file.getvalue()
@@ -115,9 +53,9 @@ def shown(whole: dict[str, Any]) -> str:
 
 # ── the headline ───────────────────────────────────────────────────────────────────────────────
 
-WORST = "Khmer pays most: with english it drifts 2.98 nats a token, 8.1× what English pays."
-MENDED = " With balanced it drifts 0.68 nats a token, 1.7× what English pays."
-BETWEEN = " Between english and balanced: {} in Khmer."
+WORST = "Khmer pays most: with “english” it drifts 2.98 nats a token, 8.1× what English pays."
+MENDED = " With “balanced” it drifts 0.68 nats a token, 1.7× what English pays."
+BETWEEN = " Between “english” and “balanced”: {} in Khmer."
 
 
 @pytest.mark.parametrize(
@@ -130,44 +68,44 @@ BETWEEN = " Between english and balanced: {} in Khmer."
 )
 def test_a_mend_is_claimed_only_where_it_is_significant(verdict: str | None, rest: str) -> None:
     whole = scores({"english": model(ENGLISH), "balanced": model(BALANCED)}, verdict)
-    assert wording.headline(whole) == WORST + rest
+    assert wording.headline(whole, EN) == WORST + rest
 
 
 @pytest.mark.parametrize(("verdict", "rest"), [("worse", MENDED), ("better", BETWEEN.format("worse"))])
 def test_a_comparison_counts_the_other_way_round(verdict: str, rest: str) -> None:
     whole = scores({"balanced": model(BALANCED), "english": model(ENGLISH)}, verdict)
-    assert wording.headline(whole) == WORST + rest
+    assert wording.headline(whole, EN) == WORST + rest
 
 
 def test_one_variant_alone() -> None:
-    assert wording.headline(scores({"english": model(ENGLISH)})) == WORST
+    assert wording.headline(scores({"english": model(ENGLISH)}), EN) == WORST
 
 
 def test_english_may_be_the_worst_or_not_there() -> None:
     english_worst = scores({"w4": model({**BALANCED, "en": 0.9})})
-    assert wording.headline(english_worst) == "English pays most: with w4 it drifts 0.90 nats a token."
+    assert wording.headline(english_worst, EN) == "English pays most: with “w4” it drifts 0.90 nats a token."
     nothing = scores({"w4": model({**BALANCED, "en": 0.0})})
-    assert wording.headline(nothing).endswith("0.68 nats a token, many times what English pays.")
+    assert wording.headline(nothing, EN).endswith("0.68 nats a token, many times what English pays.")
     without = scores({"w4": model(BALANCED)}, languages=["ko", "el", "km"])
-    assert wording.headline(without) == "Khmer pays most: with w4 it drifts 0.68 nats a token."
+    assert wording.headline(without, EN) == "Khmer pays most: with “w4” it drifts 0.68 nats a token."
 
 
 def test_a_variant_with_another_vocabulary() -> None:
     only = scores({"other": model(None)})
-    assert wording.headline(only).startswith("No variant shares the reference's vocabulary")
-    page = markdown.section(only, RECORD)
+    assert wording.headline(only, EN).startswith("No variant shares the reference's vocabulary")
+    page = written(only, RECORD)
     assert "No variant shares the reference's vocabulary." in page
-    assert [row[:2] for row in tables(page)[0][1:]] == [[name, "worse (+4.0%)"] for name in KOREAN_FIRST]
+    assert [row[:2] for row in tables(page)[0][1:]] == [[name, "worse (+4.0%)"] for name in TAGGED]
 
     both = scores({"english": model(ENGLISH), "other": model(None)})
-    damage, verdicts, sizes, _ = tables(markdown.section(both, RECORD))
+    damage, verdicts, sizes, _ = tables(written(both, RECORD))
     assert damage[0] == ["language", "script", "english"]
     assert verdicts[0] == ["language", "english", "other"]
-    assert [row[2] for row in sizes[1:]] == ["reference", "2.98 (Khmer)", "–"]
+    assert [row[3] for row in sizes[1:]] == ["reference", "2.98 (Khmer)", "–"]
     assert "other" not in shown(both)
 
 
-KOREAN_FIRST = ["English", "Korean", "Greek", "Khmer"]
+TAGGED = ["English (en)", "Korean (ko)", "Greek (el)", "Khmer (km)"]
 
 
 def test_a_divergence_in_some_languages_only() -> None:
@@ -175,7 +113,7 @@ def test_a_divergence_in_some_languages_only() -> None:
     partly = model(ENGLISH)
     del partly["languages"]["ko"]["kl"]
     whole = scores({"partly": partly, "balanced": model(BALANCED)})
-    assert tables(markdown.section(whole, RECORD))[0][0] == ["language", "script", "balanced"]
+    assert tables(written(whole, RECORD))[0][0] == ["language", "script", "balanced"]
     assert "partly" not in shown(whole)
 
 
@@ -187,7 +125,7 @@ def test_the_table_of_damage() -> None:
     about = {"made_by": "onggi quantize", "scheme": "w4a16-g128", "method": "gptq", "fairness": "balanced"}
     about |= {"precision": "bf16"}
     balanced = model(BALANCED, calibration=tokens, **about)
-    page = markdown.section(
+    page = written(
         scores({"english": model(ENGLISH), "balanced": balanced}, "better"),
         RECORD,
     )
@@ -200,19 +138,22 @@ def test_the_table_of_damage() -> None:
         ["Korean (ko)", "other", "0.88 [0.79, 0.97]", "0.37 [0.33, 0.41]"],
     ]
     assert damage[5:] == [
-        ["**worst**", "", "**2.98** (km)", "**0.68** (km)"],
+        ["worst", "", "2.98 (km)", "0.68 (km)"],
         ["mean, Latin script", "", "0.37", "0.40"],
         ["mean, other scripts", "", "1.71", "0.50"],
         ["mean, all", "", "1.37", "0.47"],
     ]
     assert "- balanced against english: better in English, Korean, Greek, Khmer." in page
-    assert "w4a16-g128, gptq, balanced, on starter (en 50, ko 50 tokens), pass in bf16" in page
-    assert "\n".join([*RECORD["before"], RECORD["command"]]) in page
+    assert (
+        "w4a16-g128, error feedback (GPTQ), languages in balance, on `starter` (en 50, ko 50 tokens), "
+        "pass in bf16" in page
+    )
+    assert "\n".join([*RECORD["before"], RECORD["command"], AGAIN]) in page
 
 
 def test_intervals_that_cannot_be_had_are_left_out() -> None:
     whole = scores({"w4": model(BALANCED, n=1)}, passages=dict.fromkeys(LANGUAGES, 1))
-    page = markdown.section(whole, RECORD)
+    page = written(whole, RECORD)
     assert tables(page)[0][2] == ["Khmer (km)", "other", "0.68"]
     assert "None" not in page + shown(whole)
 
@@ -223,7 +164,7 @@ ODD = ["a|b", "한국어|ខ្មែរ", "two\nlines", "w4[bold]", "[/]", "*st
 @pytest.mark.parametrize("name", ODD)
 def test_no_name_breaks_a_table(name: str) -> None:
     whole = scores({name: model(ENGLISH), "balanced": model(BALANCED)}, "better", text=name)
-    found = tables(markdown.section(whole, RECORD))
+    found = tables(written(whole, RECORD))
     flat = " ".join(name.split())
     assert [len(table) for table in found] == [9, 5, 4, 5]
     for table in found:
@@ -252,7 +193,7 @@ def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
     out = tmp_path / "[report]"
     made = report_stage(ReportConfig([first, second]), out)
     page = (out / "report.md").read_text(encoding="utf-8")
-    assert page.index("with english it drifts 2.98") < page.index("with balanced it drifts 0.68")
+    assert page.index("with “english” it drifts 2.98") < page.index("with “balanced” it drifts 0.68")
     assert page.count("# What it costs in each language") == 1
     from onggi.stages import VERBS
 
@@ -260,7 +201,7 @@ def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert show
     show(made)
     said = capsys.readouterr().out
-    assert WORST in said and str(out / "report.md") in said
+    assert WORST in said and str(out / "report.html") in said
 
     before = (out / "report.md").stat().st_mtime_ns
     report_stage(ReportConfig([first, second]), out)

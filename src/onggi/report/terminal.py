@@ -7,19 +7,20 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import languages as tags
-from .wording import Scores, by_damage, cell, headline, kl, variants, worst
+from ..phrases import Phrases
+from .wording import Scores, by_damage, cell, headline, value, variants, worst
 
 
-def show(console: Console, scores: Scores) -> None:
+def show(console: Console, scores: Scores, say: Phrases) -> None:
     """Print headline and damage table of one evaluation. Names are Text: they may hold brackets,
     which are markup to rich.
     """
     names = variants(scores)
     table = Table(
-        title=Text(f"KL from {scores['reference']}, nats a token [95% interval], {scores['text']}"),
+        title=Text(say("terminal.title", reference=scores["reference"], text=scores["text"])),
         title_justify="left",
     )
-    table.add_column("language")
+    table.add_column(say("damage.language"))
     for name in names:
         table.add_column(Text(name), justify="right", no_wrap=True)
     previous: bool | None = None
@@ -27,12 +28,12 @@ def show(console: Console, scores: Scores) -> None:
         if previous is not None and previous != tags.is_latin(tag):
             table.add_section()
         previous = tags.is_latin(tag)
-        table.add_row(f"{tags.name(tag)} ({tag})", *(Text(cell(kl(scores, name, tag))) for name in names))
+        table.add_row(f"{say.name(tag)} ({tag})", *(Text(cell(scores, name, tag)) for name in names))
     table.add_section()
     table.add_row(
-        "worst",
-        *(f"{kl(scores, name, worst(scores, name))['value']:.2f} ({worst(scores, name)})" for name in names),
+        say("damage.worst"),
+        *(f"{value(scores, name, worst(scores, name))} ({worst(scores, name)})" for name in names),
     )
     if names:
         console.print(table)
-    console.print(f"\n{headline(scores)}", markup=False, soft_wrap=True)
+    console.print(f"\n{headline(scores, say)}", markup=False, soft_wrap=True)

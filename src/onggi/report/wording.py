@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import languages as tags
+from ..phrases import Phrases
 
 Scores = Mapping[str, Any]
 
@@ -31,7 +33,7 @@ def worst(scores: Scores, name: str) -> str:
     return tag
 
 
-def headline(scores: Scores) -> str:
+def headline(scores: Scores, say: Phrases) -> str:
     """The finding in a sentence or two: who pays most, against English, and which variant mends it.
 
     Variants that were calibrated are set against each other where there are two: what the choice of
@@ -40,40 +42,56 @@ def headline(scores: Scores) -> str:
     """
     names = variants(scores)
     if not names:
-        return "No variant shares the reference's vocabulary, so there is no divergence to report."
+        return say("headline.none")
     informed = [name for name in names if calibrated(scores, name)]
     pool = informed if len(informed) > 1 else names
     bad = max(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
-    best = min(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
+    good = min(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
     language = worst(scores, bad)
-    text = f"{tags.name(language)} pays most: with {bad} it drifts {_drift(scores, bad, language)}."
-    if best == bad:
-        return text
-    verdict = _verdict_between(scores, bad, best, language)
+    spoken = say.name(language)
+    drift = _drift(scores, bad, language, say)
+    first = say("headline.alone", language=spoken, variant=bad, drift=drift)
+    if good == bad:
+        return first
+    verdict = _verdict_between(scores, bad, good, language)
     if verdict != "better":
-        return f"{text} Between {bad} and {best}: {verdict or 'not compared'} in {tags.name(language)}."
-    last = worst(scores, best)
-    text += f" With {best} it drifts {_drift(scores, best, language)}"
-    if last != language:
-        text += f"; the worst language there is {tags.name(last)} at {_value(scores, best, last)}"
-    return f"{text}."
+        found = said(verdict, say) if verdict else say("headline.not_compared")
+        return f"{first} {say('headline.between', bad=bad, good=good, verdict=found, language=spoken)}"
+    drift, last = _drift(scores, good, language, say), worst(scores, good)
+    if last == language:
+        return f"{first} {say('headline.mend', good=good, drift=drift)}"
+    elsewhere = say(
+        "headline.mend_elsewhere",
+        good=good,
+        drift=drift,
+        last=say.name(last),
+        value=value(scores, good, last),
+    )
+    return f"{first} {elsewhere}"
 
 
-def _value(scores: Scores, name: str, language: str) -> str:
-    return f"{kl(scores, name, language)['value']:.2f}"
+def value(scores: Scores, name: str, language: str) -> str:
+    """A variant's KL in one language, with as many decimals as the variant's smallest needs."""
+    return f"{kl(scores, name, language)['value']:.{digits(scores, name)}f}"
 
 
-def _drift(scores: Scores, name: str, language: str) -> str:
+def digits(scores: Scores, name: str) -> int:
+    """Decimals that show two figures of a variant's smallest KL: 2 to 4, the same in all languages."""
+    entries = scores["models"][name]["languages"].values()
+    smallest = min(entry["kl"]["value"] for entry in entries if "kl" in entry)
+    return min(4, max(2, 1 - math.floor(math.log10(smallest)))) if smallest > 0 else 2
+
+
+def _drift(scores: Scores, name: str, language: str, say: Phrases) -> str:
     """`2.98 nats a token, 8.1× what English pays`."""
-    text = f"{_value(scores, name, language)} nats a token"
+    number = value(scores, name, language)
     if language == "en" or "en" not in scores["languages"]:
-        return text
-    return f"{text}, {_times(scores, name, language, 'en')} what English pays"
-
-
-def _times(scores: Scores, name: str, language: str, english: str) -> str:
-    base = kl(scores, name, english)["value"]
-    return f"{kl(scores, name, language)['value'] / base:.1f}×" if base > 1e-9 else "many times"
+        return say("headline.drift", value=number)
+    english = kl(scores, name, "en")["value"]
+    if english <= 1e-9:
+        return say("headline.drift_many", value=number)
+    times = kl(scores, name, language)["value"] / english
+    return say("headline.drift_times", value=number, times=f"{times:.1f}")
 
 
 def _verdict_between(scores: Scores, first: str, second: str, language: str) -> str | None:
@@ -86,14 +104,19 @@ def _verdict_between(scores: Scores, first: str, second: str, language: str) -> 
     return None
 
 
-def cell(entry: Mapping[str, Any] | None, digits: int = 2) -> str:
-    """`0.37 [0.34, 0.41]`, or a dash where there is none."""
-    if not entry:
-        return "–"
-    value = f"{entry['value']:.{digits}f}"
+def said(verdict: str, say: Phrases) -> str:
+    """A verdict of `scores.json` in the reader's language."""
+    kind, _, margin = verdict.partition(" within ")
+    key = "same" if kind == "no significant difference" else kind
+    return say(f"verdict.{key}", margin=margin)
+
+
+def cell(scores: Scores, name: str, language: str) -> str:
+    """A variant's KL in one language with its interval: `0.37 [0.34, 0.41]`."""
+    entry, places = kl(scores, name, language), digits(scores, name)
     if entry.get("low") is None:
-        return value
-    return f"{value} [{entry['low']:.{digits}f}, {entry['high']:.{digits}f}]"
+        return f"{entry['value']:.{places}f}"
+    return f"{entry['value']:.{places}f} [{entry['low']:.{places}f}, {entry['high']:.{places}f}]"
 
 
 def megabytes(size: float) -> str:
@@ -122,3 +145,9 @@ def calibrated(scores: Scores, name: str) -> set[str]:
     """Languages the variant was calibrated on."""
     calibration = (scores["models"][name].get("about") or {}).get("calibration") or {}
     return set(calibration.get("tokens", {}))
+
+
+def uncalibrated(scores: Scores, name: str, language: str) -> bool:
+    """True where the variant was calibrated, and not on this language."""
+    known = calibrated(scores, name)
+    return bool(known) and language not in known

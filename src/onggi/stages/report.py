@@ -9,21 +9,34 @@ from typing import Any
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
+from ..phrases import Phrases
 from .base import Plan, Stage, command, options
 
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """Write what evaluations found as DIR/report.md and show it as a table.
+    """Write what evaluations found as DIR/report.html and DIR/report.md, and show it as a table.
 
-    The headline in a sentence, damage by language and variant with intervals and verdicts, sizes,
-    how it was made and the command that makes it again.
+    The HTML is one file to pass on: nothing in it is fetched, and it prints. The finding in a sentence,
+    damage by language and variant with intervals, size against the worst language, verdicts, the
+    reference's own grid, how it was made and the commands that make it again.
     """
 
     inputs: list[str]
     """Folders that `onggi evaluate` made."""
+    language: str = "en"
+    """Language of every sentence: en or ko. Another one is one file of phrases."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
+        if not self.inputs:
+            raise OnggiError("inputs: name at least one folder of `onggi evaluate`.")
+        try:
+            Phrases(self.language)
+        except OnggiError as error:
+            raise OnggiError(f"language: {error}") from error
 
 
 def inputs(config: ReportConfig) -> dict[str, Any]:
@@ -39,32 +52,36 @@ def _evaluation(folder: str) -> Artifact:
 
 
 def report(config: ReportConfig, out: Path) -> Artifact:
-    """Write `out`/report.md; see `ReportConfig`. Raises OnggiError for a folder that is no evaluation.
+    """Write `out`/report.html and report.md; see `ReportConfig`. Raises OnggiError for a folder that
+    is no evaluation, a language without phrases.
 
     >>> from pathlib import Path
     >>> from onggi.stages import ReportConfig, report
     >>> made = report(ReportConfig(["scores"]), Path("report"))
-    >>> "Khmer" in (made.path / "report.md").read_text(encoding="utf-8")
-    True
+    >>> sorted(made.record["outputs"])
+    ['report.html', 'report.md']
     """
-    from ..report import markdown
+    from ..report import content, html, markdown
 
-    if not config.inputs:
-        raise OnggiError("inputs: name at least one folder of `onggi evaluate`.")
     evaluations = [_evaluation(folder) for folder in config.inputs]
     job = ledger.begin(out, "report", options(config), inputs(config), _REVISION)
     if job.done:
         return job.done
+    again, say = command(STAGE, config, out), Phrases(config.language)
     with job:
-        parts = [
-            markdown.section(ledger.read_json(found.path / "scores.json"), found.record)
-            for found in evaluations
+        found = [ledger.read_json(evaluation.path / "scores.json") for evaluation in evaluations]
+        sections = [
+            content.section(scores, evaluation.record, again, say)
+            for scores, evaluation in zip(found, evaluations, strict=True)
         ]
-        (job.work / "report.md").write_text(markdown.page(parts), encoding="utf-8")
+        pages = {
+            "report.html": html.page(sections, content.title(found), say),
+            "report.md": markdown.page(sections, say),
+        }
+        for name, page in pages.items():
+            (job.work / name).write_text(page, encoding="utf-8")
         return job.finish(
-            ["report.md"],
-            command=command(STAGE, config, out),
-            evaluations=[str(found.path) for found in evaluations],
+            list(pages), command=again, evaluations=[str(evaluation.path) for evaluation in evaluations]
         )
 
 
@@ -74,12 +91,14 @@ def show(artifact: Artifact) -> None:
 
     from ..report import terminal
 
-    console = Console(highlight=False)
+    console, say = Console(highlight=False), Phrases(artifact.record["options"]["language"])
     for folder in artifact.record["evaluations"]:
         file = Path(folder) / "scores.json"
         if file.is_file():
-            terminal.show(console, ledger.read_json(file))
-    console.print(f"\nReport: {artifact.path / 'report.md'}", markup=False, soft_wrap=True)
+            terminal.show(console, ledger.read_json(file), say)
+    console.print(
+        f"\n{say('terminal.report')}: {artifact.path / 'report.html'}", markup=False, soft_wrap=True
+    )
 
 
 def plan(config: ReportConfig) -> Plan:

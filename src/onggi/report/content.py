@@ -1,0 +1,247 @@
+"""What a report says, as blocks, in the reader's language; how it looks is `markdown`'s and `html`'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import languages as tags
+from ..phrases import Phrases
+from . import figures
+from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, plain
+from .wording import (
+    Scores,
+    by_damage,
+    cell,
+    digits,
+    headline,
+    kl,
+    mean,
+    megabytes,
+    said,
+    uncalibrated,
+    value,
+    variants,
+    worst,
+)
+
+
+def section(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -> list[Block]:
+    """One evaluation: its `scores.json`, the record of the stage that made it, and the command that
+    makes the page from it.
+    """
+    return [
+        Paragraph(plain(headline(scores, say)), lead=True),
+        Paragraph(_measured(scores, say)),
+        *_damage(scores, say),
+        *_verdicts(scores, say),
+        *_between(scores, say),
+        *_size(scores, say),
+        *_tokens(scores, say),
+        *_grid(scores, say),
+        *_made(scores, record, again, say),
+    ]
+
+
+def _measured(scores: Scores, say: Phrases) -> str:
+    counts = sorted(set(scores["passages"].values()))
+    passages = (
+        say("measured.passages", count=counts[0])
+        if len(counts) == 1
+        else say("measured.passages_range", low=counts[0], high=counts[-1])
+    )
+    return say(
+        "measured.about_parallel" if scores["parallel"] else "measured.about",
+        passages=passages,
+        text=code(scores["text"]),
+        count=len(scores["languages"]),
+        reference=plain(scores["reference"]),
+    )
+
+
+def _language(tag: str, say: Phrases) -> str:
+    return plain(f"{say.name(tag)} ({tag})")
+
+
+def _damage(scores: Scores, say: Phrases) -> list[Block]:
+    names, order = variants(scores), by_damage(scores)
+    heading = Heading(say("damage.title"))
+    if not names:
+        return [heading, Paragraph(say("damage.none"))]
+    rows = []
+    for tag in order:
+        cells = [
+            cell(scores, name, tag) + (r"\*" if uncalibrated(scores, name, tag) else "") for name in names
+        ]
+        kind = say("damage.latin" if tags.is_latin(tag) else "damage.other")
+        rows.append([_language(tag, say), kind, *cells])
+    bottom = [f"**{value(scores, n, worst(scores, n))}** ({worst(scores, n)})" for n in names]
+    summary = [[f"**{say('damage.worst')}**", "", *bottom]]
+    groups = {
+        "damage.mean_latin": [tag for tag in order if tags.is_latin(tag)],
+        "damage.mean_other": [tag for tag in order if not tags.is_latin(tag)],
+        "damage.mean_all": order,
+    }
+    for key, group in groups.items():
+        if group:
+            means = [
+                f"{mean([kl(scores, name, tag)['value'] for tag in group]):.{digits(scores, name)}f}"
+                for name in names
+            ]
+            summary.append([say(key), "", *means])
+    starred = any(uncalibrated(scores, name, tag) for name in names for tag in order)
+    header = [say("damage.language"), say("damage.script"), *map(plain, names)]
+    marks = figures.marks(names)
+    return [
+        heading,
+        Figure(
+            figures.damage(scores, say),
+            say("damage.caption" if starred else "damage.caption_plain"),
+            [(marks[name], plain(name)) for name in names],
+        ),
+        Table(
+            header,
+            rows,
+            summary,
+            say("damage.star") if starred else "",
+            order,
+            {2 + i: marks[name] for i, name in enumerate(names)},
+        ),
+    ]
+
+
+def _verdicts(scores: Scores, say: Phrases) -> list[Block]:
+    names = [name for name in scores["models"] if name != scores["reference"]]
+    order = by_damage(scores)
+    rows = []
+    for tag in order:
+        cells = []
+        for name in names:
+            entry = scores["models"][name]["languages"][tag]["nll_per_passage"]
+            cells.append(f"{said(entry['verdict'], say)} ({100 * entry['relative_change']:+.1f}%)")
+        rows.append([_language(tag, say), *cells])
+    return [
+        Heading(say("verdicts.title")),
+        Paragraph(say("verdicts.about", margin=f"{100 * scores['margin']:g}%")),
+        Table([say("damage.language"), *map(plain, names)], rows, languages=order),
+    ]
+
+
+def _between(scores: Scores, say: Phrases) -> list[Block]:
+    if not scores["comparisons"]:
+        return []
+    items = []
+    for pair in scores["comparisons"]:
+        found: dict[str, list[str]] = {}
+        for tag, entry in pair["languages"].items():
+            found.setdefault(said(entry["verdict"], say), []).append(say.name(tag))
+        words = "; ".join(
+            say("between.found", verdict=verdict, languages=", ".join(names))
+            for verdict, names in found.items()
+        )
+        first, second = plain(pair["first"]), plain(pair["second"])
+        items.append(say("between.item", first=first, second=second, found=words))
+    return [Heading(say("between.title")), Paragraph(say("between.about")), Items(items)]
+
+
+def _size(scores: Scores, say: Phrases) -> list[Block]:
+    names, reference = variants(scores), scores["reference"]
+    whole = scores["models"][reference]["bytes"]
+    rows = []
+    for name, model in scores["models"].items():
+        found = say("size.reference") if name == reference else "–"
+        if "kl" in model["worst"]:
+            tag = model["worst"]["kl"]
+            found = f"{value(scores, name, tag)} ({say.name(tag)})"
+        share = f"{model['bytes'] / whole:.0%}" if whole else "–"
+        rows.append([plain(name), megabytes(model["bytes"]), share, found])
+    header = [say("size.model"), say("size.weights"), say("size.share"), say("size.worst")]
+    drawing: list[Block] = []
+    if names:
+        drawing = [Figure([figures.size(scores, say)], say("size.caption"))]
+    return [Heading(say("size.title")), *drawing, Table(header, rows)]
+
+
+def _tokens(scores: Scores, say: Phrases) -> list[Block]:
+    reference = scores["models"][scores["reference"]]["languages"]
+    order = by_damage(scores)
+    rows = []
+    for tag in order:
+        entry = reference[tag]
+        parity = f"{entry['parity']['value']:.2f}" if "parity" in entry else ("1" if tag == "en" else "–")
+        nats, bits = entry["nll_per_passage"]["value"], entry["bits_per_byte"]["value"]
+        rows.append([_language(tag, say), parity, f"{nats:.0f}", f"{bits:.2f}"])
+    header = [say("damage.language"), say("tokens.against"), say("tokens.nats"), say("tokens.bits")]
+    return [
+        Heading(say("tokens.title")),
+        Paragraph(say("tokens.about")),
+        Table(header, rows, languages=order),
+    ]
+
+
+def _grid(scores: Scores, say: Phrases) -> list[Block]:
+    name = scores["reference"]
+    model = scores["models"][name]
+    facts = model["about"].get("grid")
+    if facts:
+        linears = ", ".join(f"{kind} × {count}" for kind, count in facts.get("linears", {}).items())
+        key = "grid.gguf_embedding" if facts.get("embedding") else "grid.gguf"
+        words = say(key, linears=linears, embedding=facts.get("embedding"))
+    else:
+        words = say("grid.none")
+    about = say("grid.about", reference=plain(name), source=code(model["source"]), grid=words)
+    return [Heading(say("grid.title")), Paragraph(about)]
+
+
+def _made(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -> list[Block]:
+    items = []
+    for name, model in scores["models"].items():
+        if name != scores["reference"]:
+            items.append(_variant(name, model, scores["text"], say))
+    terms = {model["about"].get("terms") for model in scores["models"].values()} - {None}
+    items += [say("made.terms", terms=plain(text)) for text in sorted(terms)]
+    minutes, seconds = divmod(round(record["wall_seconds"]), 60)
+    items.append(
+        say(
+            "made.cost",
+            time=say("made.minutes" if minutes else "made.seconds", minutes=minutes, seconds=seconds),
+            memory=f"{record['peak_memory_bytes'] / 2**30:.1f}",
+            count=record["machine"]["cores"],
+            versions=", ".join(f"{key} {value}" for key, value in record["versions"].items()),
+        )
+    )
+    return [
+        Heading(say("made.title")),
+        Items(items),
+        Paragraph(say("made.again")),
+        Code("\n".join([*record["before"], record["command"], again])),
+    ]
+
+
+def _variant(name: str, model: Mapping[str, Any], measured_on: str, say: Phrases) -> str:
+    about, source = model["about"], code(model["source"])
+    if about.get("made_by") != "onggi quantize":
+        return say("made.model", name=plain(name), source=source)
+    method = say(f"method.{about['method']}")
+    calibration = about.get("calibration")
+    if not calibration:
+        what = say("made.quantised", scheme=about["scheme"], method=method)
+        return say("made.variant", name=plain(name), what=what, source=source)
+    what = say(
+        "made.calibrated",
+        scheme=about["scheme"],
+        method=method,
+        fairness=say(f"fairness.{about['fairness']}"),
+        text=code(calibration["text"]),
+        tokens=", ".join(f"{tag} {count:,}" for tag, count in calibration["tokens"].items()),
+        precision=about["precision"],
+    )
+    if calibration["text"] == measured_on:
+        what += f" ({say('made.flattered')})"
+    return say("made.variant", name=plain(name), what=what, source=source)
+
+
+def title(evaluations: Sequence[Scores]) -> str:
+    """The page's name in a list of windows: the models it is about."""
+    names = dict.fromkeys(name for scores in evaluations for name in scores["models"])
+    return ", ".join(names)

@@ -1,0 +1,192 @@
+"""The page in a real browser: nothing fetched, no script error, every letter drawn, no width too narrow."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onggi.phrases import Phrases
+from onggi.report import content, html, markdown
+from scores_examples import BALANCED, RECORD, model, scores
+
+TAGS = ("en", "de", "ko", "km", "th", "ar", "he", "ja", "ta")
+WORSE = {tag: 0.4 + i / 3 for i, tag in enumerate(TAGS)}
+BETTER = {tag: 0.3 + i / 50 for i, tag in enumerate(TAGS)}
+CALIBRATED = {"text": "starter", "licence": "MIT", "tokens": {"en": 50, "ko": 50}}
+NAMES = ("한국어만 보정", "ភាសាខ្មែរ <b>&amp;", "โมเดลไทย", "نموذج عربي")
+AGAIN = "onggi report 점수 --language ko --out 보고서"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, headless."""
+    sync = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        if os.environ.get("ONGGI_NEEDS_CHROMIUM"):
+            pytest.fail(
+                "no Chromium on this machine: apt-get install chromium fonts-noto-cjk fonts-noto-core"
+            )
+        pytest.skip("no Chromium on this machine: apt-get install chromium fonts-noto-cjk fonts-noto-core")
+    with sync.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+
+
+def whole() -> dict[str, Any]:
+    about = {"made_by": "onggi quantize", "scheme": "w4a16-g128", "method": "gptq", "fairness": "balanced"}
+    variants = {
+        NAMES[0]: model(WORSE, calibration=CALIBRATED, precision="bfloat16", **about),
+        NAMES[1]: model(BETTER),
+        NAMES[2]: model({tag: 1 / (i + 1) for i, tag in enumerate(TAGS)}),
+        NAMES[3]: model(dict.fromkeys(TAGS, 0.5), terms="Gemma is provided under …"),
+    }
+    return scores(variants, "better", text="한국어|ខ្មែរ.jsonl")
+
+
+def write(path: Path, language: str, *evaluations: dict[str, Any]) -> Path:
+    say = Phrases(language)
+    sections = [content.section(found, RECORD, AGAIN, say) for found in evaluations]
+    path.write_text(html.page(sections, content.title(evaluations), say), encoding="utf-8")
+    return path
+
+
+class Visit:
+    """A page that was opened, and what happened in it."""
+
+    def __init__(self, browser: Any, path: Path, width: int = 1280, scripts: bool = True):
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 800}, java_script_enabled=scripts
+        )
+        self.page = self.context.new_page()
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.errors.append(message.text))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.goto(path.as_uri())
+
+
+# Draws every character of the page in its element's font and compares the picture with that of a
+# code point that no font has.
+MISSING = """() => {
+  const canvas = document.createElement("canvas"), size = 40;
+  canvas.width = canvas.height = 2 * size;
+  const context = canvas.getContext("2d", {willReadFrequently: true});
+  const picture = (text, font) => {
+    context.clearRect(0, 0, canvas.width, canvas.height);
+    context.font = `${size}px ${font}`;
+    context.fillText(text, size / 2, 1.3 * size);
+    return context.getImageData(0, 0, canvas.width, canvas.height).data.join();
+  };
+  const fonts = new Map();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node; (node = walker.nextNode());) {
+    if (node.parentElement.closest("script")) continue;
+    const font = getComputedStyle(node.parentElement).fontFamily;
+    if (!fonts.has(font)) fonts.set(font, new Set());
+    for (const character of node.textContent) if (!/\\s|\\p{Cf}/u.test(character)) fonts.get(font).add(character);
+  }
+  const missing = [];
+  let seen = 0;
+  for (const [font, characters] of fonts) {
+    const box = picture("\\u{10FFFD}", font);
+    for (const character of characters) { seen++; if (picture(character, font) === box) missing.push(character); }
+  }
+  return {missing, seen};
+}"""
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_nothing_is_fetched_fails_or_lacks_a_letter(browser: Any, tmp_path: Path, language: str) -> None:
+    path = write(tmp_path / "보고서.html", language, whole(), whole())
+    visit = Visit(browser, path)
+    assert visit.requests == [path.as_uri()]
+    assert visit.errors == []
+    found = visit.page.evaluate(MISSING)
+    assert found["missing"] == [] and found["seen"] > 150
+    text = visit.page.inner_text("body")
+    for letters in (*NAMES, "ខ្មែរ", "ไทย", "العربية", "עברית", "한국어"):
+        assert letters in text
+    assert visit.page.get_attribute("html", "lang") == language
+
+
+def test_the_search_for_missing_letters_finds_one(browser: Any, tmp_path: Path) -> None:
+    other = whole()
+    other["text"] = "\U0003fffd.jsonl"
+    visit = Visit(browser, write(tmp_path / "r.html", "en", other))
+    assert visit.page.evaluate(MISSING)["missing"] == ["\U0003fffd"]
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_no_page_is_wider_than_its_window(browser: Any, tmp_path: Path, width: int) -> None:
+    long = model(BETTER)
+    named = scores({"w4a16-g128-" + 60 * "x": long, "balanced": model(WORSE), **whole()["models"]})
+    visit = Visit(browser, write(tmp_path / "r.html", "ko", named), width)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+    # Letters in the drawings stay legible: their size on the screen.
+    sizes = visit.page.evaluate(
+        "[...document.querySelectorAll('svg text')].map(t => 13 * t.getScreenCTM().a)"
+    )
+    assert min(sizes) >= 8.5
+
+
+def test_without_scripts_nothing_is_lost(browser: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "r.html", "ko", whole())
+    cells = "[...document.querySelectorAll('th, td, p.lead')].map(cell => cell.textContent)"
+    plain = Visit(browser, path, scripts=False)
+    assert plain.page.evaluate(cells) == Visit(browser, path).page.evaluate(cells)
+    assert not plain.page.locator("input, button").count()
+
+
+def test_columns_sort_and_languages_filter(browser: Any, tmp_path: Path) -> None:
+    page = Visit(browser, write(tmp_path / "r.html", "en", whole())).page
+    table = page.locator("table.languages").first
+    column = "rows => [...rows].map(row => row.querySelector('td:nth-child(4)').dataset.value)"
+
+    def shown() -> list[float]:
+        return [float(value) for value in table.locator("tbody tr").evaluate_all(column)]
+
+    before = shown()
+    button = table.locator("thead button").nth(3)
+    button.click()
+    assert shown() == sorted(before, reverse=True) != before
+    assert table.locator("thead th").nth(3).get_attribute("aria-sort") == "descending"
+    button.click()
+    assert shown() == sorted(before)
+    assert table.locator("tfoot tr").first.inner_text().startswith("worst")
+
+    visible = "rows => rows.filter(row => !row.hidden).map(row => row.dataset.language)"
+    box = page.locator("input[type=search]")
+    for typed, wanted in (("ខ្មែរ", ["km"]), ("arab, ko", ["ar", "ko"]), ("german", ["de"])):
+        box.fill(typed)
+        assert sorted(table.locator("tbody tr").evaluate_all(visible)) == sorted(wanted)
+    box.fill("")
+    assert len(table.locator("tbody tr").evaluate_all(visible)) == len(TAGS)
+
+
+def test_it_prints(browser: Any, tmp_path: Path) -> None:
+    page = Visit(browser, write(tmp_path / "r.html", "ko", whole())).page
+    assert page.locator(".filter").is_visible()
+    page.emulate_media(media="print")
+    assert not page.locator(".filter").is_visible()
+    assert page.pdf().startswith(b"%PDF")
+
+
+def test_the_page_says_what_the_markdown_says(browser: Any, tmp_path: Path) -> None:
+    """Every sentence and every cell: only the drawings, their captions and names in other scripts are more."""
+    say, found = Phrases("ko"), scores({"balanced": model(BALANCED)})
+    blocks = content.section(found, RECORD, AGAIN, say)
+    from markdown_it import MarkdownIt
+
+    rendered = tmp_path / "markdown.html"
+    page = MarkdownIt("commonmark").enable("table").render(markdown.section(blocks))
+    rendered.write_text(f"<meta charset=utf-8>{page}", encoding="utf-8")
+    cells = "[...document.querySelectorAll('p, td, th, li')].map(e => e.textContent.trim())"
+    visit = Visit(browser, write(tmp_path / "r.html", "ko", found))
+    visit.page.evaluate("document.querySelectorAll('bdi, .mark, .legend').forEach(e => e.remove())")
+    assert set(Visit(browser, rendered).page.evaluate(cells)) <= set(visit.page.evaluate(cells))
