@@ -99,7 +99,7 @@ def rows(verb: str) -> Iterator[tuple[str, str, str, str]]:
 def _default(value: Any) -> str:
     if value is MISSING:
         return "required"
-    if value is None:
+    if value is None or value == "":
         return "none"
     return f"`{','.join(value) if isinstance(value, list | tuple) else value}`"
 
