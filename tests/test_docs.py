@@ -13,6 +13,7 @@ import pytest
 
 import onggi.stages
 from onggi import cli
+from onggi.recipe import load
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -86,3 +87,10 @@ def test_a_verb_that_makes_no_artifact(
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_recipe_on_its_page_is_sound(tmp_path: Path) -> None:
+    [recipe] = re.findall(r"```yaml\n(.*?)```", (DOCS / "run.md").read_text(encoding="utf-8"), re.DOTALL)
+    file = tmp_path / "요리법.yaml"
+    file.write_text(recipe, encoding="utf-8")
+    assert [step.name for step in load(file).steps] == ["calibration", "w4", "scores", "report"]
