@@ -139,7 +139,13 @@ def test_a_mistake_has_no_traceback(tmp_path: Path) -> None:
 def test_stopped_by_the_user(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     os.mkfifo(recipe)  # reading it waits for what is never written
-    running = subprocess.Popen([*ONGGI, "run", str(recipe)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*ONGGI, "run", str(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with recipe.open("w"):  # opens when the other side does
         running.send_signal(signal.SIGINT)
         _, said = running.communicate()
