@@ -87,6 +87,14 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
     """Write a quantised checkpoint to `out`; see `QuantizeConfig`.
 
     Raises OnggiError for a model or text that is not sound, naming it.
+
+    >>> from pathlib import Path
+    >>> from onggi.stages import QuantizeConfig, quantize
+    >>> made = quantize(QuantizeConfig("model", text="calibration", tokens=768), Path("w4"))
+    >>> {"config.json", "tokenizer.json", "README.md"} <= set(made.record["outputs"])
+    True
+    >>> from transformers import AutoModelForCausalLM
+    >>> loaded = AutoModelForCausalLM.from_pretrained("w4")
     """
     job = ledger.begin(out, "quantize", options(config), inputs(config), _REVISION)
     if job.done:
