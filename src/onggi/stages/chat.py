@@ -33,7 +33,7 @@ class ChatConfig:
     prompt: str | None = None
     """Ask this and end; - reads it from stdin, as does a pipe (onggi chat MODEL < question.txt)."""
     max_tokens: int = 256
-    """Longest answer, in tokens."""
+    """Longest answer, in tokens; one that reaches it is marked `cut`."""
     temperature: float = 0.0
     """0 takes the likeliest token every time, so that a comparison can be repeated; 1 draws from the
     model's own distribution, less draws nearer to the likeliest."""

@@ -22,7 +22,7 @@ from .chat import Answer, ChatConfig, Conversation
 _NARROWEST = 40  # columns of a terminal, for one answer beside another
 _REFRESH = 0.08  # seconds between two pictures
 _HELP = "/new starts afresh, /quit or Ctrl-D ends, Ctrl-C stops an answer."
-_ENDS = {"max_tokens": "cut at max_tokens", "window": "window full", "stopped": "stopped"}
+_ENDS = {"max_tokens": "cut", "window": "window full", "stopped": "stopped"}
 
 
 def run(config: ChatConfig) -> int:
