@@ -39,7 +39,7 @@ print(json.dumps([said, sorted({"torch", "transformers", "accelerate"} & sys.mod
 
 
 def test_help_needs_no_torch_and_shows_every_option() -> None:
-    verbs = [*VERBS, "run", "inspect"]
+    verbs = [*VERBS, "run", "inspect", "chat"]
     done = subprocess.run([sys.executable, "-c", HELP, *verbs], capture_output=True, text=True, check=True)
     said, loaded = json.loads(done.stdout)
     assert loaded == []

@@ -19,6 +19,7 @@ _OVERRIDE = re.compile(r"(--)?[A-Za-z0-9][\w-]*\.[\w.-]+=.*", re.DOTALL)
 _OTHER = {
     "run": "run a recipe: named stages in YAML; skips what is done, goes on with what is not",
     "inspect": "what a model or an artifact is, and the folder to load it from",
+    "chat": "one prompt to several models at once, answers side by side",
 }
 
 
@@ -64,6 +65,8 @@ def _dispatch(words: list[str]) -> int:
         return _run(rest)
     if verb == "inspect":
         return _inspect(rest)
+    if verb == "chat":
+        return _chat(rest)
     if verb not in VERBS:
         raise OnggiError(f"there is no command {verb!r}.{nearest(verb, [*VERBS, *_OTHER])} See onggi --help.")
     return _stage(verb, rest)
@@ -118,6 +121,9 @@ def _parse(parser: Any, words: list[str], prog: str) -> Any:
     from . import arguments
 
     flags = [flag for action in parser._actions for flag in action.option_strings]
+    # --max-tokens is --max_tokens, which is the key in YAML and Python.
+    spelt = {flag.replace("_", "-"): flag for flag in flags}
+    words = [spelt.get((name := word.split("=")[0]), name) + word[len(name) :] for word in words]
     for word in words:
         name = word.split("=")[0]
         if name.startswith("--") and len(name) > 2 and name not in flags:
@@ -264,3 +270,21 @@ def _inspect(words: list[str]) -> int:
                 f"{key:20} {json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}"
             )
     return 0
+
+
+def _chat(words: list[str]) -> int:
+    from dataclasses import fields
+
+    from . import arguments
+    from .stages import ChatConfig, chat_terminal
+
+    # A prompt is any text: jsonargparse would read `null` and `#` in one as YAML does.
+    plain: dict[str, dict[str, Any]] = {
+        "models": {"nargs": "+"},
+        "--prompt": {"type": str, "metavar": "TEXT"},
+        "--raw": {"action": "store_true"},
+    }
+    parser = arguments.verb_parser("chat", ChatConfig, plain)
+    parsed = _parse(parser, words, "onggi chat")
+    config = ChatConfig(**{field.name: parsed[field.name] for field in fields(ChatConfig)})
+    return chat_terminal.run(config)

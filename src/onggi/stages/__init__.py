@@ -17,6 +17,7 @@ VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE for module in (_text, _quantize, _evaluate, _report)
 }
 
+from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
@@ -25,12 +26,16 @@ from .text import TextConfig, text  # noqa: E402
 
 __all__ = [
     "VERBS",
+    "Answer",
+    "ChatConfig",
+    "Conversation",
     "EvaluateConfig",
     "Plan",
     "QuantizeConfig",
     "ReportConfig",
     "Stage",
     "TextConfig",
+    "chat",
     "evaluate",
     "inspect",
     "quantize",
