@@ -96,6 +96,8 @@ def parser(verb: str) -> Any:
         return _run_parser()
     if verb == "inspect":
         return _inspect_parser()
+    if verb == "chat":
+        return _chat_parser()
     made = arguments.parser(VERBS[verb])
     made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
@@ -272,11 +274,9 @@ def _inspect(words: list[str]) -> int:
     return 0
 
 
-def _chat(words: list[str]) -> int:
-    from dataclasses import fields
-
+def _chat_parser() -> Any:
     from . import arguments
-    from .stages import ChatConfig, chat_terminal
+    from .stages import ChatConfig
 
     # A prompt is any text: jsonargparse would read `null` and `#` in one as YAML does.
     plain: dict[str, dict[str, Any]] = {
@@ -284,7 +284,20 @@ def _chat(words: list[str]) -> int:
         "--prompt": {"type": str, "metavar": "TEXT"},
         "--raw": {"action": "store_true"},
     }
-    parser = arguments.verb_parser("chat", ChatConfig, plain)
-    parsed = _parse(parser, words, "onggi chat")
+    made = arguments.verb_parser("chat", ChatConfig, plain)
+    _add_switches(made, "Print one JSON object, NAME → text, tokens, seconds, end; needs a prompt.")
+    return made
+
+
+def _chat(words: list[str]) -> int:
+    from dataclasses import asdict, fields
+
+    from .stages import ChatConfig, chat, chat_terminal
+
+    parsed = _parse(_chat_parser(), words, "onggi chat")
     config = ChatConfig(**{field.name: parsed[field.name] for field in fields(ChatConfig)})
-    return chat_terminal.run(config)
+    if not parsed.json:
+        return chat_terminal.run(config)
+    answers = chat(chat_terminal.with_prompt(config))
+    _print_json({name: asdict(answer) for name, answer in answers.items()})
+    return 0

@@ -312,3 +312,11 @@ def test_a_real_model_answers_and_its_template_is_its_own() -> None:
         ChatConfig(["package:smollm2-135m"], prompt="What is the capital of France?", max_tokens=30)
     )
     assert "Paris" in answers["smollm2-135m"].text and answers["smollm2-135m"].end == "end"
+
+
+def test_json_for_scripts(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["chat", f"tiny={tiny}", "--prompt", PROMPT, "--max_tokens", "8", "--json", "--quiet"]) == 0
+    out, err = capsys.readouterr()
+    answer = json.loads(out)["tiny"]
+    assert answer["text"] == expected(tiny, PROMPT, 8) and answer["tokens"] == 8
+    assert err == ""

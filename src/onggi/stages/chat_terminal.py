@@ -27,13 +27,19 @@ _ENDS = {"max_tokens": "cut", "window": "window full", "stopped": "stopped"}
 
 def run(config: ChatConfig) -> int:
     """Ask once where there is a prompt (or a pipe that brings one), else line by line; the exit code."""
-    if config.prompt == "-" or (config.prompt is None and not sys.stdin.isatty()):
-        config = dataclasses.replace(config, prompt=_piped())
+    config = with_prompt(config)
     conversation = Conversation(config)
     if config.prompt is not None:
         return 0 if _show(conversation, config.prompt) else 130
     _loop(conversation)
     return 0
+
+
+def with_prompt(config: ChatConfig) -> ChatConfig:
+    """The config with what a pipe brings as its prompt, where it asks for that or there is no terminal."""
+    if config.prompt == "-" or (config.prompt is None and not sys.stdin.isatty()):
+        return dataclasses.replace(config, prompt=_piped())
+    return config
 
 
 def _piped() -> str:
