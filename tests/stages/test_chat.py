@@ -286,8 +286,9 @@ def test_the_user_stops_a_single_question(endless: Path) -> None:
     terminal.until("tokens/s")
     terminal.say("\x03")
     terminal.until("stopped")
-    os.close(terminal.end)
+    # Closing the terminal first would hang up on it.
     assert os.waitstatus_to_exitcode(os.waitpid(terminal.pid, 0)[1]) == 130
+    os.close(terminal.end)
 
 
 @pytest.mark.real
@@ -318,5 +319,5 @@ def test_json_for_scripts(tiny: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["chat", f"tiny={tiny}", "--prompt", PROMPT, "--max_tokens", "8", "--json", "--quiet"]) == 0
     out, err = capsys.readouterr()
     answer = json.loads(out)["tiny"]
-    assert answer["text"] == expected(tiny, PROMPT, 8) and answer["tokens"] == 8
+    assert answer["text"] == expected(tiny, PROMPT, 8) and answer["end"] in ("end", "max_tokens")
     assert err == ""
