@@ -32,7 +32,7 @@ def default_device() -> torch.device:
 
 
 class Engine:
-    """A loaded model: `tokens`, `head`, and `states` of texts.
+    """A loaded model: `tokens`, `body` (all but the head), `head`, and `states` of texts.
 
     Raises OnggiError where the folder is not a sound checkpoint, a weight is not finite, or the
     logits are not those of `head` over the last hidden state.
@@ -59,9 +59,9 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
-        self.model = model.to(self.device).eval()
-        self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        self.head = _head(model)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.head = head_of(model)
         with _no_bars():
             self._check()
 
@@ -85,7 +85,7 @@ class Engine:
         for i, ids in enumerate(sequences):
             batch[i, : len(ids)] = torch.tensor(ids, device=self.device)
         # Padding stands on the right, where a causal model cannot see it: no mask is needed.
-        states = self._body(input_ids=batch, use_cache=False).last_hidden_state
+        states = self.body(input_ids=batch, use_cache=False).last_hidden_state
         return [states[i, : len(ids)] for i, ids in enumerate(sequences)]
 
     @torch.no_grad()
@@ -135,7 +135,8 @@ def _no_bars() -> Iterator[None]:
         tqdm.__init__ = original
 
 
-def _head(model: Any) -> Head:
+def head_of(model: Any) -> Head:
+    """The output head of a transformers model, on the model's own weights."""
     config, output = model.config, model.get_output_embeddings()
     scale = 1.0
     if getattr(config, "logit_scale", None):  # Cohere
@@ -143,4 +144,4 @@ def _head(model: Any) -> Head:
     elif getattr(config, "logits_scaling", None):  # Granite
         scale = 1.0 / float(config.logits_scaling)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(output.weight.detach(), getattr(output, "bias", None), softcap, scale)
+    return Head(output.weight, getattr(output, "bias", None), softcap, scale)
