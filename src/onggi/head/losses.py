@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .chunks import Head
 
-# Positions of one chunk: with a vocabulary of 262,144 its logits are a quarter of a gigabyte in fp32.
+# Positions of one chunk: with a vocabulary of 262,144 its logits are half a gigabyte in fp32.
 # Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
-_POSITIONS = 256
+_POSITIONS = 512
 
 
 def cross_entropy(

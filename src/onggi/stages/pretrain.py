@@ -47,7 +47,7 @@ class PretrainConfig:
     """Tokens of one step, in whole sequences; of all languages together."""
     length: int = 256
     """Tokens of one sequence, its start token included."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-5
     """At its peak; it falls as a cosine to a tenth. Higher moves the weights further and sooner harms
     languages that the text has little of."""
     warmup: int = 20
@@ -71,7 +71,7 @@ class PretrainConfig:
                 f"batch_tokens: {self.batch_tokens} are less than one sequence of {self.length} (--length)."
             )
         if not 0 < self.learning_rate < 1:
-            raise OnggiError(f"learning_rate: {self.learning_rate} is not between 0 and 1; 1e-4 is usual.")
+            raise OnggiError(f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual.")
         if self.warmup < 0:
             raise OnggiError(f"warmup: {self.warmup} is not a number of steps.")
 
