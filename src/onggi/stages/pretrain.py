@@ -243,19 +243,24 @@ def _batches(config: PretrainConfig, tokens: Any, training: Passages) -> Any:
 
 def _loss(engine: Any, held_out: Passages) -> dict[str, float]:
     """Language → nats a token on the passages held out, in fp32, up to `_HELD_OUT_TOKENS` of each."""
+    import torch
+
     from ..head import score
 
     found = {}
     with progress("text held out", len(held_out)) as bar:
         for language, texts in held_out.items():
-            total, count = 0.0, 0
+            chosen, count = [], 0
             for content in texts.values():
-                ((states, ids),) = engine.states([content])
-                nll = score(states.to(engine.device), engine.head, ids.to(engine.device)).nll
-                total, count = total + float(nll.double().sum()), count + len(ids)
+                chosen.append(content)
+                count += len(engine.tokens.encode(content))
                 if count >= _HELD_OUT_TOKENS:
                     break
-            found[language] = round(total / count, 4)
+            states, ids = zip(*engine.states(chosen), strict=True)
+            nll = score(
+                torch.cat(states).to(engine.device), engine.head, torch.cat(ids).to(engine.device)
+            ).nll
+            found[language] = round(float(nll.double().mean()), 4)
             bar.step(1, tags.name(language))
     return found
 
