@@ -34,7 +34,8 @@ def default_device() -> torch.device:
 
 
 class Engine:
-    """A loaded model: `tokens`, `head`, `states` of texts, and what it would `generate`.
+    """A loaded model: `tokens`, `body` (all but the head), `head`, `states` of texts, and what it would
+    `generate`.
 
     window: the most positions it takes, None where it has no such bound. ends: ids that end an answer.
 
@@ -63,9 +64,9 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
-        self.model = model.to(self.device).eval()
-        self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        self.head = _head(model)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.head = head_of(model)
         self.window: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.ends = _ends(model, self.tokens)
         with _no_bars():
@@ -91,7 +92,7 @@ class Engine:
         for i, ids in enumerate(sequences):
             batch[i, : len(ids)] = torch.tensor(ids, device=self.device)
         # Padding stands on the right, where a causal model cannot see it: no mask is needed.
-        states = self._body(input_ids=batch, use_cache=False).last_hidden_state
+        states = self.body(input_ids=batch, use_cache=False).last_hidden_state
         return [states[i, : len(ids)] for i, ids in enumerate(sequences)]
 
     @torch.no_grad()
@@ -156,7 +157,7 @@ class Engine:
         for _ in range(count):
             # The whole prompt at first, then one token: the cache has the rest.
             batch = torch.tensor([ids], device=self.device)
-            out = self._body(input_ids=batch, cache=cache, use_cache=True)
+            out = self.body(input_ids=batch, cache=cache, use_cache=True)
             cache = out.cache
             if cache is None:
                 raise OnggiError(f"{self.folder}: {type(self.model).__name__} keeps no cache to go on from.")
@@ -206,7 +207,8 @@ def _no_bars() -> Iterator[None]:
         tqdm.__init__ = original
 
 
-def _head(model: Any) -> Head:
+def head_of(model: Any) -> Head:
+    """The output head of a transformers model, on the model's own weights."""
     config, output = model.config, model.get_output_embeddings()
     scale = 1.0
     if getattr(config, "logit_scale", None):  # Cohere
@@ -214,4 +216,4 @@ def _head(model: Any) -> Head:
     elif getattr(config, "logits_scaling", None):  # Granite
         scale = 1.0 / float(config.logits_scaling)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(output.weight.detach(), getattr(output, "bias", None), softcap, scale)
+    return Head(output.weight, getattr(output, "bias", None), softcap, scale)
