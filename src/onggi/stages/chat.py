@@ -138,7 +138,7 @@ class Conversation:
         self.answers: dict[str, Answer] = {}
 
     def ask(self, prompt: str) -> Generator[tuple[str, str], None, None]:
-        """(name, piece of text) as the models answer, a token each in turn.
+        """(name, piece of text, perhaps empty) as the models answer, a token each in turn.
 
         Close the iterator to stop them; what was said is remembered. Raises OnggiError for an empty
         prompt and one that leaves no room in a model's window.
@@ -152,7 +152,7 @@ class Conversation:
                     piece = next(turns[name], None)
                     if piece is None:
                         del turns[name]
-                    elif piece:
+                    else:
                         yield name, piece
         finally:
             for name, voice in self.voices.items():

@@ -5,8 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from threading import Event
+from types import FrameType
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -85,23 +89,43 @@ def _show(conversation: Conversation, prompt: str) -> bool:
     # On a terminal what has gone by cannot be redrawn: while they grow, the answers' ends are shown,
     # and the whole of them once at the end.
     picture = Live(console=console, transient=True, auto_refresh=False, vertical_overflow="crop")
-    finished = True
-    with contextlib.closing(conversation.ask(prompt)) as pieces:
-        try:
-            with picture if live else contextlib.nullcontext():
-                drawn = 0.0
-                for _ in pieces:
-                    if live and time.monotonic() - drawn >= _REFRESH:
-                        picture.update(_view(conversation.answers, console, console.height - 1), refresh=True)
-                        drawn = time.monotonic()
-        except KeyboardInterrupt:
-            finished = False
+    with (
+        _interrupts() as stopped,
+        contextlib.closing(conversation.ask(prompt)) as pieces,
+        picture if live else contextlib.nullcontext(),
+    ):
+        drawn = 0.0
+        for _ in pieces:
+            if stopped.is_set():
+                break
+            if live and time.monotonic() - drawn >= _REFRESH:
+                picture.update(_view(conversation.answers, console, console.height - 1), refresh=True)
+                drawn = time.monotonic()
     if live:
         console.print(_view(conversation.answers, console))
     else:
         for name, answer in conversation.answers.items():
             print(f"{name}:\n{answer.text}\n({_facts(answer)})\n", flush=True)
-    return finished
+    return not stopped.is_set()
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[Event]:
+    """An event that Ctrl-C sets, so that an answer ends between two tokens and not in the midst of
+    one, or of a picture. A second Ctrl-C, while a long prompt is still read, ends the program.
+    """
+    stopped, before = Event(), signal.getsignal(signal.SIGINT)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set():
+            raise KeyboardInterrupt
+        stopped.set()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield stopped
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _facts(answer: Answer) -> str:

@@ -91,6 +91,13 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     """Write a trained checkpoint to `out`; see `PretrainConfig`.
 
     Raises OnggiError for a model or text that is not sound, and where the loss ceases to be finite.
+
+    >>> made = pretrain(
+    ...     PretrainConfig("starter", "tiny", languages=("ko", "th", "el"), steps=2, batch_tokens=64, length=32),
+    ...     Path("further"),
+    ... )
+    >>> sorted(made.record["held_out"]["after"])
+    ['el', 'ko', 'th']
     """
     job = ledger.begin(out, "pretrain", options(config), inputs(config), _REVISION)
     if job.done:
