@@ -185,7 +185,7 @@ def _grid(scores: Scores, say: Phrases) -> list[Block]:
     facts, continued = model["about"].get("grid"), model["about"].get("continued")
     if continued:
         base = model["about"]["base"]["source"]
-        words = say("grid.off", base=code(base), steps=continued["steps"])
+        words = say("grid.continued", base=code(base), steps=continued["steps"])
     elif facts:
         linears = ", ".join(f"{kind} × {count}" for kind, count in facts.get("linears", {}).items())
         key = "grid.gguf_embedding" if facts.get("embedding") else "grid.gguf"

@@ -92,12 +92,13 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
 
     Raises OnggiError for a model or text that is not sound, and where the loss ceases to be finite.
 
-    >>> made = pretrain(
-    ...     PretrainConfig("starter", "tiny", languages=("ko", "th", "el"), steps=2, batch_tokens=64, length=32),
-    ...     Path("further"),
-    ... )
-    >>> sorted(made.record["held_out"]["after"])
-    ['el', 'ko', 'th']
+    >>> from pathlib import Path
+    >>> from onggi.languages import Languages
+    >>> from onggi.stages import PretrainConfig, pretrain
+    >>> few = PretrainConfig("starter", "model", Languages("ko,el,km"), steps=2, batch_tokens=64, length=32)
+    >>> made = pretrain(few, Path("further"))
+    >>> sorted(made.record["moved"])
+    ['embedding', 'head', 'linears', 'norms']
     """
     job = ledger.begin(out, "pretrain", options(config), inputs(config), _REVISION)
     if job.done:
