@@ -221,7 +221,7 @@ FURTHER = {"steps": 200, "text": "starter", "tokens": {"ko": 5120, "el": 5120}}
 @pytest.mark.parametrize(
     ("about", "english", "korean"),
     [
-        ({}, "on no grid that onggi knows of", "격자 위에 있지 않습니다"),
+        ({}, "on no grid that onggi knows of", "격자 위에도 있지 않았습니다"),
         ({"grid": GGUF}, "already lay on a grid", "격자"),
         (
             {"continued": FURTHER, "base": {"source": "package:gemma3-270m"}},

@@ -98,7 +98,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     >>> few = PretrainConfig("starter", "model", Languages("ko,el,km"), steps=2, batch_tokens=64, length=32)
     >>> made = pretrain(few, Path("further"))
     >>> sorted(made.record["moved"])
-    ['embedding', 'head', 'linears', 'norms']
+    ['embedding', 'linears', 'norms']
     """
     job = ledger.begin(out, "pretrain", options(config), inputs(config), _REVISION)
     if job.done:
