@@ -29,6 +29,7 @@ docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 
 bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 20 minutes)
 	@$(BIN)/python bench/quantize.py
+	@$(BIN)/python bench/report.py
 
 clean:  ## remove the environments, not the runs
 	@rm -rf $(VENV) .venv-bench
