@@ -24,7 +24,7 @@ def naive(engine: Engine, ids: list[int], start: int) -> tuple[float, bool]:
 
 
 def scorer(engine: Engine) -> Scorer:
-    return Scorer(engine._body, engine.head, engine.model.config, engine.device)
+    return Scorer(engine.body, engine.head, engine.model.config, engine.device)
 
 
 def trees(vocabulary: int, length: int) -> list[tuple[list[int], int]]:
@@ -76,7 +76,7 @@ def test_a_model_that_takes_no_such_mask_is_scored_one_by_one(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = Engine(tiny)
-    body = engine._body
+    body = engine.body
 
     def deaf(input_ids: Any, use_cache: bool, **rest: Any) -> Any:
         """As an architecture that puts its own mask in the given one's place."""

@@ -44,21 +44,23 @@ class Head:
     def logits(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """(positions, stop − start) logits of `hidden` (positions, hidden), in fp32."""
         stop = self.vocabulary if stop is None else stop
-        logits = hidden.float() @ self.weight[start:stop].float().T  # (positions, tile)
-        return self._finish(logits, None if self.bias is None else self.bias[start:stop])
+        return self.finished(hidden.float() @ self.weight[start:stop].float().T, slice(start, stop))
 
     def logits_of(self, hidden: Tensor, tokens: Tensor) -> Tensor:
         """(positions,) logits in fp32: at each position of `hidden` (positions, hidden) that of its own
         token, `tokens` (positions,).
         """
-        logits = torch.linalg.vecdot(hidden.float(), self.weight[tokens].float())
-        return self._finish(logits, None if self.bias is None else self.bias[tokens])
+        return self.finished(torch.linalg.vecdot(hidden.float(), self.weight[tokens].float()), tokens)
 
-    def _finish(self, logits: Tensor, bias: Tensor | None) -> Tensor:
+    def finished(self, products: Tensor, entries: slice | Tensor) -> Tensor:
+        """The logits that products of hidden states and rows of the weight become; entries: which
+        of the vocabulary's the last dimension is.
+        """
+        logits = products
         if self.scale != 1.0:
             logits = logits * self.scale
-        if bias is not None:
-            logits = logits + bias.float()
+        if self.bias is not None:
+            logits = logits + self.bias[entries].to(logits.dtype)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits
