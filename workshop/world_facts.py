@@ -83,7 +83,11 @@ CAPITALS = dict(
 # Names that a reader would not write so.
 NAMES = {
     "ko": {
-        "capital": {"Europe/Kiev": "키이우", "Europe/Vienna": "빈", "America/Buenos_Aires": "부에노스아이레스"},
+        "capital": {
+            "Europe/Kiev": "키이우",
+            "Europe/Vienna": "빈",
+            "America/Buenos_Aires": "부에노스아이레스",
+        },
         "country": {"CF": "중앙아프리카 공화국", "ZA": "남아프리카 공화국"},
     },
     "ja": {"currency": {"MDL": "レウ", "RON": "レウ", "TOP": "パアンガ"}},
@@ -126,16 +130,39 @@ def main() -> None:
     facts = Facts(cldr)
     names = {tag: Names(cldr, tag, facts) for tag in prompts if tag != "any"}
     items = facts.items([names[tag] for tag in READ])
-    items |= number_items()
     for old in (DATA / "names").glob("*.json"):
         old.unlink()
+    asked: dict[str, Counter[str]] = {task: Counter() for task in items}
     for tag, name in names.items():
-        _write(DATA / "names" / f"{tag}.json", name.needed(items, prompts[tag]))
+        file = name.needed(items, prompts[tag])
+        _write(DATA / "names" / f"{tag}.json", file)
+        for task in prompts[tag]:
+            asked[task].update(item["id"] for item in items[task] if name.asks(item, task, file))
+    for task, counts in asked.items():
+        # The shots are the first items that every language can ask.
+        everywhere = [item for item in items[task] if counts[item["id"]] == max(counts.values(), default=0)]
+        shots = everywhere[:DEV]
+        items[task] = [*shots, *(item for item in items[task] if item not in shots)]
+    items |= number_items()
     _write(DATA / "items.json", {"cldr": VERSION, "dev": DEV, "tasks": items})
-    for tag, task in ((tag, task) for tag in names for task in prompts[tag]):
-        if KINDS[task] not in json.loads((DATA / "names" / f"{tag}.json").read_text(encoding="utf-8")):
-            raise SystemExit(f"prompts.yaml asks for {task} in {tag}, whose names are not complete.")
     (DATA / "LICENSE-Unicode-3.0.txt").write_text(cldr.licence(), encoding="utf-8")
+    print_leaks(names, facts)
+
+
+def print_leaks(names: dict[str, Names], facts: Facts) -> None:
+    """Markdown: of the facts before any was left out, the share whose answer the country's name gives away."""
+    answers = {"capital": facts.capital, "full currency": facts.currency, "currency": facts.currency}
+    answers |= {"language": facts.language, "continent": facts.continent}
+    print("| language | " + " | ".join(f"{kind} ({len(of)})" for kind, of in answers.items()) + " |")
+    print("|---" * (len(answers) + 1) + "|")
+    for tag in READ:
+        of = names[tag].names | {"full currency": names[tag].full}
+        shares = []
+        for kind, keys in answers.items():
+            named = [(c, key) for c, key in keys.items() if c in of["country"] and key in of[kind]]
+            leaking = sum(leaks(of["country"][c], of[kind][key]) for c, key in named)
+            shares.append(f"{leaking / len(named):.0%}")
+        print(f"| {tag} | " + " | ".join(shares) + " |")
 
 
 def _write(path: Path, value: Any) -> None:
@@ -203,7 +230,9 @@ class Facts:
             for country, codes in tenders.items()
             if len(codes) == 1 and country not in UNCLEAR_CURRENCY
         }
-        self.users = {code: [c for c in self.currency if self.currency[c] == code] for code in self.currency.values()}
+        self.users = {
+            code: [c for c in self.currency if self.currency[c] == code] for code in self.currency.values()
+        }
         english = cldr.main("cldr-numbers-full", "en", "currencies", "numbers", "currencies")
         self.unit = {code: english[code]["displayName"].split()[-1] for code in self.users}
         self.official: dict[str, set[str]] = {}
@@ -214,7 +243,9 @@ class Facts:
             for tag, about in population[country]["languagePopulation"].items():
                 if "_officialStatus" in about:
                     key = tag.split("_")[0]
-                    status.setdefault(about["_officialStatus"], []).append((float(about["_populationPercent"]), key))
+                    status.setdefault(about["_officialStatus"], []).append(
+                        (float(about["_populationPercent"]), key)
+                    )
             self.official[country] = {key for found in status.values() for _, key in found}
             self.official[country] |= ALSO_OFFICIAL.get(country, set())
             best = status.get("official") or status.get("de_facto_official")
@@ -329,6 +360,7 @@ class Names:
             (code, currencies.get(code, {}).get("displayName", "").replace("\u200b", " "))
             for code in facts.users
         )
+        self.full = {code: _clean(name) for code, name in full.items()}
         self.names["currency"] = units(tag, full, facts, self.names["country"])
         self.names["number"] = number_words(tag)
         for kind, mended in NAMES.get(tag, {}).items():
@@ -352,24 +384,39 @@ class Names:
         names = self.names[kind]
         return one in names and other in names and _fold(names[one]) == _fold(names[other])
 
-    def needed(
-        self, items: dict[str, list[dict[str, Any]]], prompts: dict[str, str]
-    ) -> dict[str, dict[str, str]]:
-        """The names that items use; none of a kind where under nine items in ten can be asked."""
-        found: dict[str, dict[str, str]] = {"country": {}}
-        for task, kind in KINDS.items():
-            have = self.names[kind]
-            can = [
+    def needed(self, items: dict[str, list[dict[str, Any]]], prompts: dict[str, str]) -> dict[str, Any]:
+        """The names that items use, kind → key → name, and `without`: items that this language cannot ask,
+        since the country's name would give the answer away or two choices are one word. A task of which
+        under nine items in ten are named has no place in prompts.yaml.
+        """
+        found: dict[str, Any] = {"country": {}, "without": []}
+        for task in prompts:
+            kind, have = KINDS[task], self.names[KINDS[task]]
+            named = [
                 item
                 for item in items[task]
                 if item["country"] in self.names["country"] and all(key in have for key in item["choices"])
             ]
-            if task in prompts and len(can) >= 0.9 * len(items[task]):
-                found["country"] |= {item["country"]: self.names["country"][item["country"]] for item in can}
-                found[kind] = {key: have[key] for item in can for key in item["choices"]}
+            if len(named) < 0.9 * len(items[task]):
+                raise SystemExit(f"prompts.yaml asks for {task} in {self.tag}, whose names are not complete.")
+            found["country"] |= {item["country"]: self.names["country"][item["country"]] for item in named}
+            found[kind] = {key: have[key] for item in named for key in item["choices"]}
+            found["without"] += [
+                item["id"]
+                for item in named
+                if self.leaks(item["country"], kind, item["choices"][item["answer"]])
+                or len({_fold(have[key]) for key in item["choices"]}) < len(item["choices"])
+            ]
         if self.names["number"]:
             found["number"] = self.names["number"]
         return found
+
+    def asks(self, item: dict[str, Any], task: str, file: dict[str, Any]) -> bool:
+        """Whether this language, with `file` as its names, has the item."""
+        named = item["country"] in file["country"] and all(
+            key in file[KINDS[task]] for key in item["choices"]
+        )
+        return named and item["id"] not in file["without"]
 
 
 def _present(pairs: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -395,16 +442,22 @@ def _words(text: str) -> list[str]:
 
 
 # How many letters at the beginning of two words give one away by the other: by script.
-STARTS = (("CJK", 1), ("HANGUL", 2), ("DEVANAGARI BENGALI GURMUKHI GUJARATI TAMIL TELUGU KANNADA MALAYALAM", 4))
+STARTS = (
+    ("CJK", 1),
+    ("HANGUL", 2),
+    ("DEVANAGARI BENGALI GURMUKHI GUJARATI TAMIL TELUGU KANNADA MALAYALAM", 4),
+)
 STARTS += (("SINHALA THAI LAO MYANMAR KHMER", 4),)
 
 
 def leaks(country: str, answer: str) -> bool:
     """Whether `country` gives `answer` away: words of both begin with the same three letters (one Han
-    character, two syllables of Hangul, four signs of an Indic script), or share five in a row.
+    character, two syllables of Hangul, four signs of an Indic script), or share five in a row, or the one holds the other (エルサルバドル, ドル).
 
         leaks("Algeria", "Algiers"), leaks("Lesotho", "Sotho"), leaks("프랑스", "프랑스어"), not leaks("Peru", "Lima")
     """
+    if _fold(answer) in _fold(country):
+        return True
     for a, b in itertools.product(_words(country), _words(answer)):
         script = unicodedata.name(a[0], "").split(" ")[0]
         start = next((count for scripts, count in STARTS if script in scripts.split()), 3)
@@ -420,16 +473,38 @@ def leaks(country: str, answer: str) -> bool:
 # Where neither the rules below nor CLDR's name gives the bare unit. None: it cannot be named alone.
 UNITS: dict[str, dict[str, str | None]] = {
     "ko": {"CNY": "위안", "JPY": "엔", "MDL": "레우", "MVR": "루피야"},
-    "ja": {"AED": "ディルハム", "CNY": "人民元", "GBP": "ポンド", "JPY": "円", "KPW": "ウォン", "KRW": "ウォン", "USD": "ドル"},
+    "ja": {
+        "AED": "ディルハム",
+        "CNY": "人民元",
+        "GBP": "ポンド",
+        "JPY": "円",
+        "KPW": "ウォン",
+        "KRW": "ウォン",
+        "USD": "ドル",
+    },
     # 元 is the dollar, the yen, the won and the kyat; with their countries' names they give them away.
-    "zh-Hans": {"BDT": "塔卡", "AED": "迪拉姆", "EUR": "欧元", "MKD": "第纳尔", "SAR": "里亚尔", "JPY": None, "KPW": None, "KRW": None, "MMK": None, "THB": "铢"},
+    "zh-Hans": {
+        "BDT": "塔卡",
+        "AED": "迪拉姆",
+        "EUR": "欧元",
+        "MKD": "第纳尔",
+        "SAR": "里亚尔",
+        "JPY": None,
+        "KPW": None,
+        "KRW": None,
+        "MMK": None,
+        "THB": "铢",
+    },
     "vi": {"LBP": "Bảng"},
     "eu": {"XAF": "franko", "XOF": "franko"},
     "am": {"TTD": "ዶላር"},
     "th": {"CZK": "โครูนา", "MGA": "อาเรียรี", "MMK": "จ๊าต", "SZL": "ลิลันเจนี"},
-    "km": dict.fromkeys(("ARS", "CLP", "DOP", "MXN", "PHP"), "ប៉េសូ") | {"CHF": "ហ្វ្រង់", "ERN": "ណាក់ហ្វា", "PEN": "សូល", "TRY": "លីរ៉ា", "VUV": "វ៉ាទូ", "ZMW": "ក្វាចា"},
+    "km": dict.fromkeys(("ARS", "CLP", "DOP", "MXN", "PHP"), "ប៉េសូ")
+    | {"CHF": "ហ្វ្រង់", "ERN": "ណាក់ហ្វា", "PEN": "សូល", "TRY": "លីរ៉ា", "VUV": "វ៉ាទូ", "ZMW": "ក្វាចា"},
 }
-PARTICLES = set("CFA КФА BCEAO BEAC ВСЕАО dels ng на እና de del da do dos das di ya של и i і ja és y e et and und og och en & και এবং ও மற்றும் và of".split())
+PARTICLES = set(
+    "CFA КФА BCEAO BEAC ВСЕАО dels ng на እና de del da do dos das di ya של и i і ja és y e et and und og och en & και এবং ও மற்றும் và of".split()
+)
 # Written without spaces, the unit at the end or at the beginning.
 GLUED = {"zh-Hans": "end", "th": "beginning", "km": "beginning"}
 
@@ -471,11 +546,15 @@ def _spaced(names: dict[str, str], facts: Facts, countries: dict[str, str]) -> d
     last = ends[True] >= ends[False]
     found: dict[str, str | None] = {}
     for code, words in split.items():
-        left = [w for w in words if not any(leaks(countries.get(c, " "), w) for c in facts.users[code])] or words
+        left = [
+            w for w in words if not any(leaks(countries.get(c, " "), w) for c in facts.users[code])
+        ] or words
         unit = left[-1 if last else 0]
         if frequency[unit.casefold()] == 1:  # an epithet, unless all are new
             unit = max(reversed(left) if last else left, key=lambda w: frequency[w.casefold()])
-        compound = [w for w, n in frequency.items() if n > 2 and unit.endswith(w) and unit != w and len(w) > 2]
+        compound = [
+            w for w, n in frequency.items() if n > 2 and unit.endswith(w) and unit != w and len(w) > 2
+        ]
         if compound:  # fijidollar
             unit = max(compound, key=len)
         follows = words[words.index(unit) + 1 :][:1] if unit in words else []
@@ -494,9 +573,7 @@ def _glued(tag: str, names: dict[str, str], facts: Facts, countries: dict[str, s
     found: dict[str, str | None] = {}
     for code, name in names.items():
         users = sorted((countries[c] for c in facts.users[code] if c in countries), key=len, reverse=True)
-        stripped = [
-            name.removeprefix(user) if at_end else name.removesuffix(user) for user in users
-        ]
+        stripped = [name.removeprefix(user) if at_end else name.removesuffix(user) for user in users]
         shorter = [s for s in stripped if s and s != name]
         counts = {
             length: sum(part(other, length) == part(name, length) for other in names.values())
@@ -525,10 +602,18 @@ COUNTED = set(
 # What the rules of CLDR get wrong, and what is written.
 MENDED: dict[str, tuple[tuple[str, str], ...]] = {
     "ar": (
-        *((f"{three} مائة", f"{joined}مائة") for three, joined in (
-            ("ثلاثة", "ثلاث"), ("أربعة", "أربع"), ("خمسة", "خمس"), ("ستة", "ست"),
-            ("سبعة", "سبع"), ("ثمانية", "ثمان"), ("تسعة", "تسع"),
-        )),
+        *(
+            (f"{three} مائة", f"{joined}مائة")
+            for three, joined in (
+                ("ثلاثة", "ثلاث"),
+                ("أربعة", "أربع"),
+                ("خمسة", "خمس"),
+                ("ستة", "ست"),
+                ("سبعة", "سبع"),
+                ("ثمانية", "ثمان"),
+                ("تسعة", "تسع"),
+            )
+        ),
         ("إحدى عشر", "أحد عشر"),
         ("إثنا عشر", "اثنا عشر"),
         ("إثنان", "اثنان"),

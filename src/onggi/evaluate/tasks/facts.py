@@ -1,7 +1,7 @@
 """Facts of the world and numbers in words: items that ship, made by workshop/world_facts.py from CLDR.
 
 `data/items.json` holds each item as keys of concepts (a country, a time zone whose city is the
-capital, a currency, a number), `data/names/` what these are called in each language,
+capital, a currency, a number), `data/names/` what these are called in each language, and which items it cannot ask (`without`),
 `data/prompts.yaml` what is asked.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -36,18 +36,16 @@ def _items() -> dict[str, list[dict[str, Any]]]:
 
 
 @functools.cache
-def _names(language: str) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = json.loads(
-        (_DATA / "names" / f"{language}.json").read_text(encoding="utf-8")
-    )
+def _names(language: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((_DATA / "names" / f"{language}.json").read_text(encoding="utf-8"))
     return found
 
 
-def _split(template: str, values: Mapping[str, str]) -> tuple[str, str]:
+def _split(template: str) -> tuple[str, str]:
     """What stands before the answer, and the space that the answer begins with (or nothing)."""
     before, _ = template.split("{answer}")
     context = before.rstrip(" \u00a0")
-    return context.format_map(values), before[len(context) :]
+    return context, before[len(context) :]
 
 
 @dataclass(frozen=True)
@@ -60,19 +58,19 @@ class Facts(Task):
         """The languages with a prompt, the twelve of the probe first."""
         return tuple(language for language, prompts in _prompts().items() if self.name in prompts)
 
-    def _all(self, languages: Sequence[str], text: texts.Text) -> dict[str, list[Item]]:
+    def _all(self, languages: Sequence[str], text: texts.Text | None) -> dict[str, list[Item]]:
         return {language: self._in(language) for language in languages}
 
     def _in(self, language: str) -> list[Item]:
-        names, template = _names(language), _prompts()[language][self.name]
+        names = _names(language)
+        context, space = _split(_prompts()[language][self.name])
         items: list[Item] = []
         for item in _items()[self.name]:
             country = names["country"].get(item["country"])
             answers = [names[self.names].get(key) for key in item["choices"]]
-            if country and all(answers):
-                context, space = _split(template, {"country": country})
+            if country and all(answers) and item["id"] not in names["without"]:
                 choices = tuple(f"{space}{answer}" for answer in answers)
-                items.append(Choice(item["id"], context, choices, item["answer"]))
+                items.append(Choice(item["id"], context.format(country=country), choices, item["answer"]))
         return items
 
 
@@ -82,13 +80,16 @@ class Numbers(Task):
 
     def languages(self, text: texts.Text | None = None) -> tuple[str, ...]:
         """The languages with number words, the twelve of the probe first."""
-        return tuple(language for language in _prompts() if language != "any" and "number" in _names(language))
+        return tuple(
+            language for language in _prompts() if language != "any" and "number" in _names(language)
+        )
 
-    def _all(self, languages: Sequence[str], text: texts.Text) -> dict[str, list[Item]]:
+    def _all(self, languages: Sequence[str], text: texts.Text | None) -> dict[str, list[Item]]:
         return {language: self._in(language) for language in languages}
 
     def _in(self, language: str) -> list[Item]:
-        words, template = _names(language)["number"], _prompts()["any"][self.name]
+        words = _names(language)["number"]
+        context, space = _split(_prompts()["any"][self.name])
         items: list[Item] = []
         for item in _items()[self.name]:
             if "number" in item:
@@ -97,16 +98,20 @@ class Numbers(Task):
             else:
                 values = dict(zip("ab", (words[str(number)] for number in item["numbers"]), strict=True))
                 answers = [words[str(choice)] for choice in item["choices"]]
-            context, space = _split(template, values)
             choices = tuple(f"{space}{answer}" for answer in answers)
-            items.append(Choice(item["id"], context, choices, item["answer"]))
+            items.append(Choice(item["id"], context.format(**values), choices, item["answer"]))
         return items
 
 
 FACTS: tuple[Task, ...] = (
     Facts("capitals", "country → its capital, among capitals of its continent", "acc", names="capital"),
     Facts("currencies", "country → its currency, named without the country", "acc", names="currency"),
-    Facts("languages_of", "country → an official language whose name does not give it away", "acc", names="language"),
+    Facts(
+        "languages_of",
+        "country → an official language whose name does not give it away",
+        "acc",
+        names="language",
+    ),
     Facts("continents", "country → one of five continents", "acc", names="continent"),
     Numbers("number_words", "a number in words → its figures", "acc"),
     Numbers("sums", "two numbers in words → their sum in words", "acc"),

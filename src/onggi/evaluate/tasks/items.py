@@ -90,8 +90,10 @@ class Task(ABC):
         """The languages it can ask in; for a parallel task those of `text` (default: the probe)."""
 
     @abstractmethod
-    def _all(self, languages: Sequence[str], text: texts.Text) -> dict[str, list[Item]]:
-        """Every item without shots, language → items in the task's own order, ids not always the same."""
+    def _all(self, languages: Sequence[str], text: texts.Text | None) -> dict[str, list[Item]]:
+        """Every item without shots, language → items in the task's own order; a language may lack some.
+        `text` is there where the task is parallel.
+        """
 
     def items(
         self,
@@ -109,14 +111,18 @@ class Task(ABC):
         language the task does not have, too many shots, and a text that is not parallel.
         """
         if not 0 <= shots <= DEV:
-            raise OnggiError(f"{self.name}: has {DEV} solved items to show, not {shots} (--shots 0 to {DEV}).")
+            raise OnggiError(
+                f"{self.name}: has {DEV} solved items to show, not {shots} (--shots 0 to {DEV})."
+            )
         if self.parallel:
             text = _parallel(self.name, text)
         have = self.languages(text)
         missing = [language for language in languages if language not in have]
         if missing:
-            raise OnggiError(f"{self.name}: is not there in {', '.join(missing)}; it is in {', '.join(have)}.")
-        found = self._all(languages, text or texts.load("probe"))
+            raise OnggiError(
+                f"{self.name}: is not there in {', '.join(missing)}; it is in {', '.join(have)}."
+            )
+        found = self._all(languages, text)
         common = set.intersection(*({item.id for item in found[language]} for language in languages))
         order = [item.id for item in found[languages[0]] if item.id in common]
         solved, asked = order[:DEV], order[DEV:]
@@ -135,7 +141,9 @@ class Task(ABC):
 def _parallel(name: str, text: texts.Text | None) -> texts.Text:
     text = text or texts.load("probe")
     if not text.parallel:
-        raise OnggiError(f"{name}: needs a parallel text (one row a passage, a field a language), not {text.name}.")
+        raise OnggiError(
+            f"{name}: needs a parallel text (one row a passage, a field a language), not {text.name}."
+        )
     return text
 
 

@@ -1,7 +1,7 @@
 """How a passage goes on, and what stands in its gap: from any parallel text, in any language.
 
-A passage is cut where a sentence ends, as near to the middle (or the thirds) as may be; in Thai,
-which marks no sentences, where it leaves a space. The wrong answers are the same parts of other
+A passage is cut where a sentence ends, as near to the middle (or the thirds) as may be, else where a
+clause ends; in Thai, which marks neither, where it leaves a space. The wrong answers are the same parts of other
 passages, the same ones in every language. Nothing is said to the model: it reads text and scores
 what could follow.
 """
@@ -9,6 +9,7 @@ what could follow.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,10 +18,13 @@ import regex
 from ... import text as texts
 from .items import Choice, Item, Task, _parallel
 
-# Where to cut, best first: after a sentence, after a clause, between words.
+# Where to cut, best first: after a sentence (not after an ordinal, `3. Mai`), after a clause (in the
+# scripts that write spaces there, but not within `อุณหภูมิ 18`), between words.
 _CUTS = (
-    regex.compile(r"(?<![\p{Thai}\p{Lao}])[.!?;…؟]['\"”’»)]*\s+|[。！？।॥។៕؟][」』”’)]*\s*"),
-    regex.compile(r"[,:،–—]\s+|[、，：；]|(?<=[\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}])\s+"),
+    regex.compile(r"(?<![\p{Thai}\p{Lao}\p{N}])[.!?;…؟]['\"”’»)]*\s+|[。！？।॥។៕؟][」』”’)]*\s*"),
+    regex.compile(
+        r"[,:،–—]\s+|[、，：；]|(?<=[\p{Thai}\p{Khmer}\p{Lao}\p{Myanmar}])(?<!\p{N})\s+(?![\p{N}ๆ])"
+    ),
     regex.compile(r"\s+"),
 )
 _SHORTEST = 6  # characters of a part
@@ -39,9 +43,9 @@ def cut(passage: str, parts: int) -> list[str] | None:
             for part in range(1, parts)
         ]
         edges = [0, *chosen, len(passage)]
-        lengths = [b - a for a, b in zip(edges, edges[1:], strict=False)]
+        lengths = [b - a for a, b in itertools.pairwise(edges)]
         if min(lengths) >= max(_SHORTEST, len(passage) / parts / 3):
-            return [passage[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+            return [passage[a:b] for a, b in itertools.pairwise(edges)]
     return None
 
 
@@ -55,14 +59,15 @@ class Passages(Task):
         """Those of the text."""
         return _parallel(self.name, text).languages
 
-    def _all(self, languages: Sequence[str], text: texts.Text) -> dict[str, list[Item]]:
+    def _all(self, languages: Sequence[str], text: texts.Text | None) -> dict[str, list[Item]]:
+        source = _parallel(self.name, text)
         cuts = {
             language: {
                 key: parts
                 for key, passage in texts_of.items()
                 if (parts := cut(" ".join(passage.split()), self.parts))
             }
-            for language, texts_of in text.common(languages).items()
+            for language, texts_of in source.common(languages).items()
         }
         shared = [key for key in cuts[languages[0]] if all(key in found for found in cuts.values())]
         items: dict[str, list[Item]] = {language: [] for language in languages}

@@ -29,11 +29,13 @@ class Translation(Task):
         found = _parallel(self.name, text).languages
         return tuple(language for language in found if language != "en") if "en" in found else ()
 
-    def _all(self, languages: Sequence[str], text: texts.Text) -> dict[str, list[Item]]:
-        passages = text.common(["en", *languages])
+    def _all(self, languages: Sequence[str], text: texts.Text | None) -> dict[str, list[Item]]:
+        passages = _parallel(self.name, text).common(["en", *languages])
         return {
             language: [
-                self._item(key, language, " ".join(english.split()), " ".join(passages[language][key].split()))
+                self._item(
+                    key, language, " ".join(english.split()), " ".join(passages[language][key].split())
+                )
                 for key, english in passages["en"].items()
             ]
             for language in languages
