@@ -15,14 +15,18 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for name, table in (("tasks", tasks()), ("languages", per_language())):
         start, end = f"<!-- {name}: made by workshop/tasks_table.py -->", f"<!-- /{name} -->"
-        page = re.sub(f"{re.escape(start)}.*?{re.escape(end)}", f"{start}\n{table}\n{end}", page, flags=re.DOTALL)
+        page = re.sub(
+            f"{re.escape(start)}.*?{re.escape(end)}", f"{start}\n{table}\n{end}", page, flags=re.DOTALL
+        )
     PAGE.write_text(page, encoding="utf-8")
 
 
 def tasks() -> str:
     """Each task over the probe's languages, and over all that it has."""
     probe = text.load("probe").languages
-    rows = ["| task | metric | languages | items in all 12 of the probe | in all its languages | chance | one answer always |"]
+    rows = [
+        "| task | metric | languages | items in all 12 of the probe | in all its languages | chance | one answer always |"
+    ]
     rows.append("|---|---|---|---|---|---|---|")
     for task in TASKS.values():
         every = task.languages()
@@ -47,7 +51,10 @@ def tasks() -> str:
 def per_language() -> str:
     """Items of the shipped tasks, asked in one language alone."""
     shipped = [task for task in TASKS.values() if not task.parallel]
-    rows = ["| language | " + " | ".join(f"`{task.name}`" for task in shipped) + " |", "|---" * (len(shipped) + 1) + "|"]
+    rows = [
+        "| language | " + " | ".join(f"`{task.name}`" for task in shipped) + " |",
+        "|---" * (len(shipped) + 1) + "|",
+    ]
     for tag in max((task.languages() for task in shipped), key=len):
         counts = [len(task.items((tag,))[tag]) if tag in task.languages() else "-" for task in shipped]
         rows.append(f"| {languages.name(tag)} ({tag}) | " + " | ".join(map(str, counts)) + " |")

@@ -91,6 +91,10 @@ NAMES = {
         "country": {"CF": "중앙아프리카 공화국", "ZA": "남아프리카 공화국"},
     },
     "ja": {"currency": {"MDL": "レウ", "RON": "レウ", "TOP": "パアンガ"}},
+    "ar": {
+        "capital": {"Africa/Mogadishu": "مقديشو", "Asia/Bishkek": "بيشكيك", "Asia/Ulaanbaatar": "أولان باتور"}
+    },
+    "hi": {"capital": {"Asia/Damascus": "दमिश्क"}, "continent": {"019": "अमेरिका"}},
 }
 # On two continents, or on another in many an atlas than in the United Nations' list.
 TWO_CONTINENTS = {"RU", "TR", "CY", "GE", "AM", "AZ", "KZ", "EG"}
@@ -108,7 +112,7 @@ ALSO_OFFICIAL = {
 # Paid with there beside the country's own.
 ALSO_PAID = {"KH": {"Dollar"}, "SZ": {"Rand"}}
 # A unit that CLDR names with an epithet or that cannot be told from its country; Bulgaria's is of 2026.
-UNCLEAR_CURRENCY = {"BA", "BG", "IL", "NI", "PG", "ST", "ZW"}
+UNCLEAR_CURRENCY = {"BA", "BG", "IL", "NI", "PG", "ST", "VU", "ZW"}
 # Units that are one word in some languages never stand against each other.
 FAMILIES = (
     {"Krone", "Króna", "Krona", "Koruna"},
@@ -500,7 +504,7 @@ UNITS: dict[str, dict[str, str | None]] = {
     "am": {"TTD": "ዶላር"},
     "th": {"CZK": "โครูนา", "MGA": "อาเรียรี", "MMK": "จ๊าต", "SZL": "ลิลันเจนี"},
     "km": dict.fromkeys(("ARS", "CLP", "DOP", "MXN", "PHP"), "ប៉េសូ")
-    | {"CHF": "ហ្វ្រង់", "ERN": "ណាក់ហ្វា", "PEN": "សូល", "TRY": "លីរ៉ា", "VUV": "វ៉ាទូ", "ZMW": "ក្វាចា"},
+    | {"CHF": "ហ្វ្រង់", "ERN": "ណាក់ហ្វា", "PEN": "សូល", "TRY": "លីរ៉ា", "ZMW": "ក្វាចា"},
 }
 PARTICLES = set(
     "CFA КФА BCEAO BEAC ВСЕАО dels ng на እና de del da do dos das di ya של и i і ja és y e et and und og och en & και এবং ও மற்றும் và of".split()
