@@ -298,7 +298,8 @@ def grade(
 ) -> Iterator[Row]:
     """A grade for each turn of each question that `model` answered, as they come.
 
-    language_of: text → canonical tag, or None where it cannot tell. Rows are ready for JSONL: `_id,
+    language_of: text → canonical tag, or None where it cannot tell; one that takes the language it should
+    expect errs less, so give each language's questions with its own. Rows are ready for JSONL: `_id,
     turn, lang, category, model, judge, status, score, identified, verdict, tokens, seconds`.
     `score` is 1 to 10 where `status` is "judged", 0 for "empty" and "wrong_language" (not asked), and
     None for "unparsable" (the judge said something that is no grade), "failed" (the judge's engine did)
