@@ -14,8 +14,9 @@ import pytest
 from onggi import statistics
 from onggi.engines.protocol import Answer, Generates, Prompt, Sampling
 from onggi.errors import OnggiError
-from onggi.evaluate import judge
-from onggi.evaluate.judge import Question, Template
+from onggi.evaluate import judge, questions
+from onggi.evaluate.judge import Template
+from onggi.evaluate.questions import Answers, Key, Question, Row
 from onggi.text import scripts
 
 KO = Question("ko-1", "ko", "writing", ("가을을 한 문장으로 써 주세요.", "더 짧게 써 주세요."), (None, None))
@@ -87,7 +88,7 @@ def always(text: str) -> Callable[[list[str]], str]:
     return lambda answers: text
 
 
-def grades(engine: Generates, answers: judge.Answers = GOOD, **options: Any) -> dict[judge.Key, judge.Row]:
+def grades(engine: Generates, answers: Answers = GOOD, **options: Any) -> dict[Key, Row]:
     rows = list(judge.grade(engine, QUESTIONS, answers, "model", language_of, judge="scripted", **options))
     json.dumps(rows)
     return {(row["_id"], row["turn"]): row for row in rows}
@@ -308,9 +309,7 @@ SHORT = {
 }
 
 
-def compared(
-    engine: Generates, first: judge.Answers, second: judge.Answers, **options: Any
-) -> list[judge.Row]:
+def compared(engine: Generates, first: Answers, second: Answers, **options: Any) -> list[Row]:
     rows = list(
         judge.compare(
             engine, QUESTIONS, ("long", first), ("short", second), language_of, judge="scripted", **options
@@ -396,23 +395,23 @@ class Echo:
 
 def test_the_second_turn_sees_the_model_s_own_first_answer() -> None:
     engine = Echo()
-    rows = list(judge.ask(engine, QUESTIONS, Sampling(), "echo"))
-    answers = judge.answers_of(rows)
+    rows = list(questions.ask(engine, QUESTIONS, Sampling(), "echo"))
+    answers = questions.answers_of(rows)
     assert answers["ko-1", 2] == f"3: {KO.turns[1]}" and len(answers) == 6
     (chat,) = [chat for chat in engine.chats if len(chat) == 3 and chat[0]["content"] == KO.turns[0]]  # type: ignore[index]
     assert chat[1] == {"role": "assistant", "content": f"1: {KO.turns[0]}"}
 
 
 def test_asking_goes_on_where_it_stopped() -> None:
-    rows = list(judge.ask(Echo(fails=KO.turns[0]), QUESTIONS, Sampling(), "echo"))
+    rows = list(questions.ask(Echo(fails=KO.turns[0]), QUESTIONS, Sampling(), "echo"))
     (failed,) = [row for row in rows if row["finish"] == "error"]
     assert failed["answer"] is None and failed["error"] == "timed out"
-    answers = judge.answers_of(rows)
+    answers = questions.answers_of(rows)
     assert len(answers) == 4  # nor is the second turn asked after it
     engine = Echo()
-    rest = judge.answers_of(judge.ask(engine, QUESTIONS, Sampling(), "echo", done=answers))
+    rest = questions.answers_of(questions.ask(engine, QUESTIONS, Sampling(), "echo", done=answers))
     assert set(rest) == {("ko-1", 1), ("ko-1", 2)}
-    whole = judge.answers_of(judge.ask(Echo(), QUESTIONS, Sampling(), "echo"))
+    whole = questions.answers_of(questions.ask(Echo(), QUESTIONS, Sampling(), "echo"))
     assert answers | rest == whole
 
 
@@ -420,11 +419,11 @@ def test_asking_goes_on_where_it_stopped() -> None:
 
 
 def test_shipped_questions_load() -> None:
-    found = judge.load_questions("shipped")
+    found = questions.load_questions("shipped")
     assert len(found) == 126
-    assert {q.lang for q in judge.load_questions("shipped", ["ja", "en"])} == {"en", "ja"}
+    assert {q.lang for q in questions.load_questions("shipped", ["ja", "en"])} == {"en", "ja"}
     with pytest.raises(OnggiError, match=r"no questions in km \(it has en, ja, ko\)"):
-        judge.load_questions("shipped", ["ko", "km"])
+        questions.load_questions("shipped", ["ko", "km"])
 
 
 def test_questions_of_one_s_own(tmp_path: Path) -> None:
@@ -434,7 +433,7 @@ def test_questions_of_one_s_own(tmp_path: Path) -> None:
         {"_id": "b", "lang": "ar", "category": "x", "turns": ["س", "ص"], "references": [None, "ج"]},
     ]
     path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
-    one, other = judge.load_questions(str(path))
+    one, other = questions.load_questions(str(path))
     assert (one.lang, one.references, other.keys) == ("ko", (None,), [("b", 1), ("b", 2)])
 
 
@@ -457,12 +456,12 @@ def test_malformed_questions_are_named(tmp_path: Path, row: Any, message: str) -
     path = tmp_path / "own.jsonl"
     path.write_text(row if isinstance(row, str) else json.dumps(row), encoding="utf-8")
     with pytest.raises(OnggiError, match=message):
-        judge.load_questions(str(path))
+        questions.load_questions(str(path))
     path.write_bytes("가".encode("cp949"))
     with pytest.raises(OnggiError, match="not UTF-8"):
-        judge.load_questions(str(path))
+        questions.load_questions(str(path))
     with pytest.raises(OnggiError, match="cannot be read"):
-        judge.load_questions(str(tmp_path / "none.jsonl"))
+        questions.load_questions(str(tmp_path / "none.jsonl"))
 
 
 def test_a_template_of_one_s_own(tmp_path: Path) -> None:
