@@ -142,12 +142,31 @@ def test_the_judge_is_not_asked_about_wrong_languages_and_empty_answers() -> Non
     [
         "```python\ndef total(numbers):\n    return sum(number for number in numbers)\n```",
         "`sorted(numbers, reverse=True)`를 쓰면 됩니다.",
+        "def total(numbers):\n    result = 0\n    return sum(numbers)\n\nprint(total([1, 2]))",
+        "SELECT name, team FROM people WHERE team = 'a';",
         "x = 3",
     ],
 )
 def test_code_is_in_no_wrong_language(answer: str) -> None:
     rows = grades(Scripted(always("[[7]]")), GOOD | {("ko-1", 1): answer})
     assert rows["ko-1", 1]["score"] == 7
+    prose = "You can write merge(a, b) here, which does the same as the loop that you showed me.\n"
+    rows = grades(Scripted(always("[[7]]")), GOOD | {("ko-1", 1): prose + answer})
+    assert rows["ko-1", 1]["score"] == 0
+
+
+def test_languages_of_one_script_are_told_apart_by_more_text() -> None:
+    """A list of English names passes for Welsh; a paragraph does not, and another script never does."""
+    names = "Ann parrot, Ben tortoise, Cy ferret; Ann tortoise, Ben ferret"
+    for text, found, score in (
+        (names, "cy", 8),
+        (names * 3, "cy", 0),
+        (names, "ko", 0),
+    ):
+        rows = judge.grade(
+            Scripted(always("[[8]]")), [EN], {("en-1", 1): text}, "m", lambda _, f=found: f, judge="j"
+        )
+        assert next(row for row in rows if row["turn"] == 1 and row["status"] != "missing")["score"] == score
 
 
 @pytest.mark.parametrize(

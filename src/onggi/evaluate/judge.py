@@ -48,8 +48,9 @@ Identify = Callable[[str], str | None]
 # Raised when a prompt or the reading of a verdict changes in what it can give.
 _REVISION = 1
 
-# Letters shorter than this in UTF-8 (24 Latin letters, 8 Hangul syllables) do not say what language they are.
-_LEAST_BYTES = 24
+# Bytes of letters in UTF-8 that say what language they are: by their script (24 Latin letters, 8 Hangul
+# syllables), and among the languages of one script, where a list of names in English can pass for Welsh.
+_LEAST_BYTES, _LEAST_IN_SCRIPT = 24, 100
 
 _GRADE = regex.compile(r"\[\[(10|[1-9])\]\]")
 _CHOICE = regex.compile(r"\[\[(A|B|TIE)\]\]")
@@ -61,7 +62,12 @@ _CONTROL = regex.compile(
 )
 # Controls other than line ends and tabs, bidi overrides and isolates, tags; not the joiners that scripts need.
 _HIDDEN = regex.compile(r"[\p{Cc}--[\n\t]]|[\u202a-\u202e\u2066-\u2069\U000e0000-\U000e007f]", regex.V1)
-_CODE = regex.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", regex.S)
+# Between backticks, and lines of ASCII that are indented, begin as a statement does or end in a semicolon.
+_CODE = regex.compile(
+    r"```(?s:.*?)(?:```|\Z)|`[^`\n]*`|^(?: {4}|\t)[ -~\t]*$|^[ -~]*;[ ]*$"
+    r"|^(?:(?:def|class|for|while|if|elif|return|import|from) |[\w.]+(?:[(\[]| ?=))[ -~]*$",
+    regex.M,
+)
 
 
 # --- the prompt -----------------------------------------------------------------------------------
@@ -209,10 +215,13 @@ def _before_asking(text: str | None, wanted: str, language_of: Identify) -> tupl
     if not harmless(text).strip():
         return "empty", None
     prose = _CODE.sub(" ", text)
-    if len("".join(filter(str.isalpha, prose)).encode()) < _LEAST_BYTES:
+    said = len("".join(filter(str.isalpha, prose)).encode())
+    if said < _LEAST_BYTES:
         return None, None
     found = language_of(prose)
     if found is None or _same(found, wanted):
+        return None, found
+    if said < _LEAST_IN_SCRIPT and languages.script(languages.canonical(found)) == languages.script(wanted):
         return None, found
     return "wrong_language", found
 
