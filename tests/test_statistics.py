@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy import stats
+from scipy import optimize, special, stats
 
 from onggi import statistics
 from onggi.errors import OnggiError
@@ -494,6 +495,174 @@ def test_an_error_names_the_language() -> None:
         paired_verdicts({"ko": [1.0, 2.0]}, {"en": 1.0})
     with pytest.raises(OnggiError, match=r"ko: .*not finite"):
         paired_verdicts({"en": [1.0, 2.0], "ko": [1.0, math.nan]}, {"en": 1.0, "ko": 1.0})
+
+
+# --- right and wrong ---------------------------------------------------------------------------
+
+
+def test_mcnemar_is_the_binomial_test_of_the_flips() -> None:
+    for lost, won in itertools.product(range(13), repeat=2):
+        expected = stats.binomtest(lost, lost + won).pvalue if lost + won else 1.0
+        assert statistics.mcnemar(lost, won) == pytest.approx(expected)
+    # The example of Agresti's approval ratings (Categorical Data Analysis, table 10.1): 150 and 86 flips.
+    assert statistics.mcnemar(150, 86) == pytest.approx(3.7e-5, rel=0.01)
+    with pytest.raises(OnggiError, match="below 0"):
+        statistics.mcnemar(-1, 3)
+
+
+def test_flips_are_counted_both_ways() -> None:
+    before = [True] * 10 + [False] * 6
+    after = [False] * 7 + [True] * 3 + [True] + [False] * 5
+    found = statistics.flips(before, after)
+    assert (found.right_to_wrong, found.wrong_to_right, found.n) == (7, 1, 16)
+    assert found.p == pytest.approx(stats.binomtest(1, 8).pvalue)
+    for wrong in (after[:-1], []):
+        with pytest.raises(OnggiError, match="same items"):
+            statistics.flips(before, wrong)
+
+
+@pytest.mark.parametrize(("n", "discordance"), [(42, 0.2), (200, 0.08), (1000, 0.05)])
+def test_a_loss_that_can_just_be_seen_is_seen_four_times_in_five(n: int, discordance: float) -> None:
+    loss = statistics.minimum_detectable_loss(n, discordance)
+    assert loss is not None
+    rng = np.random.default_rng(0)
+    shares = [(discordance + loss) / 2, (discordance - loss) / 2, 1 - discordance]
+    drawn = rng.multinomial(n, shares, 4000)
+    found = np.mean([lost > won and statistics.mcnemar(lost, won) <= 0.05 for lost, won, _ in drawn])
+    assert found == pytest.approx(0.8, abs=0.02)
+    # The textbook formula is near (Connor 1987), and never needs more.
+    a, b = stats.norm.ppf([0.975, 0.8])
+    needed = (a * math.sqrt(discordance) + b * math.sqrt(discordance - loss**2)) ** 2 / loss**2
+    assert 0.9 * n < needed <= n
+
+
+def test_what_so_many_items_cannot_show() -> None:
+    # Two hundred items, hardly any flips: at least six must go one way, and do so four times in five.
+    few = statistics.minimum_detectable_loss(200, 0.0)
+    assert few == pytest.approx(0.0392, abs=1e-4)
+    assert stats.binom.sf(5, 200, few) == pytest.approx(0.8, abs=1e-3)
+    assert statistics.minimum_detectable_loss(5, 0.5) is None  # 2 * 0.5**5 is more than 5%
+    assert statistics.minimum_detectable_loss(6, 0.5) is not None
+    losses = [statistics.minimum_detectable_loss(n, 0.1) for n in (50, 200, 800, 10_000)]
+    assert losses == sorted(losses, reverse=True)
+    with pytest.raises(OnggiError, match="discordance"):
+        statistics.minimum_detectable_loss(100, 1.5)
+    with pytest.raises(OnggiError, match="n is 0"):
+        statistics.minimum_detectable_loss(0, 0.5)
+
+
+def test_agreement_is_cohens() -> None:
+    # Two readers of 50 grant proposals: 20 both yes, 15 both no, 5 and 10 apart: kappa is 0.4.
+    first = ["예"] * 25 + ["아니요"] * 25
+    second = ["예"] * 20 + ["아니요"] * 5 + ["예"] * 10 + ["아니요"] * 15
+    found = statistics.agreement(first, second)
+    assert (found.share, found.n) == (0.7, 50) and found.kappa == pytest.approx(0.4)
+    assert statistics.agreement(["a", "b"], ["a", "b"]).kappa == 1
+    assert statistics.agreement(["a", "b"], ["b", "a"]).kappa == -1
+    assert math.isnan(statistics.agreement(["a", "a"], ["a", "a"]).kappa)
+    for wrong in ([], ["a"]):
+        with pytest.raises(OnggiError, match="two labels"):
+            statistics.agreement(["a", "b"] if wrong else [], wrong)
+
+
+# --- ratings -----------------------------------------------------------------------------------
+
+Game = tuple[str, str, float]
+
+
+def test_two_models_are_rated_by_hand() -> None:
+    """Firth's half game to each: log((wins + 0.5) / (losses + 0.5)), ties as half wins."""
+    games: list[Game] = [("a", "b", 1.0)] * 7 + [("b", "a", 1.0)] * 2 + [("a", "b", 0.5)] * 2
+    found = statistics.bradley_terry(games, reference="b")
+    assert found["a"].value == pytest.approx(math.log(8.5 / 3.5))
+    assert found["b"] == Interval(0, 0, 0, 11) and found["a"].n == 11
+    assert list(found) == ["a", "b"]
+
+
+def test_ratings_are_the_likeliest_where_there_are_many_games() -> None:
+    """Against a general optimiser on the plain likelihood, which the added games no longer move."""
+    rng = np.random.default_rng(0)
+    true = {"큰 모델": 1.0, "small": 0.0, "β": -0.7}
+    games: list[Game] = []
+    for one, other in itertools.combinations(true, 2):
+        p = 1 / (1 + math.exp(true[other] - true[one]))
+        games += [(one, other, float(s)) for s in rng.random(4000) < p]
+    found = statistics.bradley_terry(games, reference="small")
+
+    def surprise(x: Floats) -> float:
+        at = {"큰 모델": x[0], "small": 0.0, "β": x[1]}
+        return sum(math.log1p(math.exp((at[b] - at[a]) * (2 * s - 1))) for a, b, s in games)
+
+    best = optimize.minimize(surprise, np.zeros(2), method="BFGS").x
+    assert [found["큰 모델"].value, found["β"].value] == pytest.approx(best.tolist(), abs=2e-3)
+
+
+def test_the_order_of_names_and_games_changes_nothing() -> None:
+    games: list[Game] = [("a", "b", 1), ("b", "c", 1), ("c", "a", 0.5), ("a", "b", 0), ("c", "b", 0.5)]
+    turned: list[Game] = [(b, a, 1 - s) for a, b, s in reversed(games)]
+    one, other = statistics.bradley_terry(games), statistics.bradley_terry(turned)
+    assert sum(i.value for i in one.values()) == pytest.approx(0, abs=1e-9)
+    for name, found in one.items():
+        assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(other[name]))
+
+
+def test_a_perfect_winner_is_rated_and_uncertain() -> None:
+    games: list[Game] = [("a", "b", 1.0)] * 10 + [("b", "c", 1.0)] * 10
+    found = statistics.bradley_terry(games)
+    assert list(found) == ["a", "b", "c"]
+    assert found["a"].value == pytest.approx(math.log(10.5 / 0.5))
+    assert all(math.isfinite(i.low) and i.high - i.low > 1 for i in found.values())
+    more = statistics.bradley_terry(games * 4)
+    assert more["a"].value > found["a"].value
+
+
+def test_models_that_never_met_are_not_rated_together() -> None:
+    games: list[Game] = [("가", "나", 1.0), ("x", "y", 0.0)]
+    with pytest.raises(OnggiError, match="가, 나 and x, y were never compared"):
+        statistics.bradley_terry(games)
+    assert len(statistics.bradley_terry([*games, ("나", "y", 0.5)])) == 4
+    for wrong, message in (
+        ([], "no comparisons"),
+        ([("a", "a", 1.0)], "two models"),
+        ([("a", "b", 0.7)], "0, 0.5 or 1"),
+    ):
+        with pytest.raises(OnggiError, match=message):
+            statistics.bradley_terry(wrong)
+    with pytest.raises(OnggiError, match="z: was compared with no model"):
+        statistics.bradley_terry(games[:1], reference="z")
+    with pytest.raises(OnggiError, match="1 comparisons but 2 items"):
+        statistics.bradley_terry(games[:1], ["q1", "q2"])
+
+
+def test_intervals_of_ratings_hold_the_truth_where_games_of_an_item_hang_together() -> None:
+    """Three models, 42 questions of two turns, ties; a question favours a model in both of its turns.
+
+    Without `items` the same intervals would hold it far less often.
+    """
+    rng = np.random.default_rng(0)
+    names, true = ("a", "b", "c"), np.array([0.0, 0.6, 1.2])
+    held, alone, trials = 0, 0, 200
+    # What the ratings estimate is the expected score over questions, a little flatter than `true`.
+    shifts = rng.normal(0, 1.0, (20_000, 2))
+    target = [special.logit(np.mean(special.expit(t + shifts @ [1, -1]))) for t in true[1:]]
+    for _ in range(trials):
+        games: list[Game] = []
+        items = []
+        for question in range(42):
+            favour = rng.normal(0, 1.0, 3)
+            for (i, one), (j, other) in itertools.combinations(enumerate(names), 2):
+                p = special.expit(true[i] + favour[i] - true[j] - favour[j])
+                for _ in range(2):
+                    tie = 0.4 * min(p, 1 - p)
+                    draw = rng.random()
+                    games.append((one, other, 0.5 if draw < tie else float(draw < tie / 2 + p)))
+                    items.append(question)
+        found = statistics.bradley_terry(games, items, reference="a")
+        single = statistics.bradley_terry(games, reference="a")
+        held += sum(found[n].low <= t <= found[n].high for n, t in zip("bc", target, strict=True))
+        alone += sum(single[n].low <= t <= single[n].high for n, t in zip("bc", target, strict=True))
+    assert 0.92 <= held / (2 * trials) <= 0.985
+    assert alone < held - 10
 
 
 # --- the table of coverage, for the docstring --------------------------------------------------
