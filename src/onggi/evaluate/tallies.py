@@ -1,0 +1,107 @@
+"""From rows of items to a task's scores: value with interval, floor, flips and verdict by language."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .. import statistics
+from .answering import Row
+from .tasks import Choice, Item, Task, floor
+
+# model → language → rows, in the order of the items
+Rows = Mapping[str, Mapping[str, Sequence[Row]]]
+
+
+def tally(
+    task: Task, items: Mapping[str, Sequence[Item]], rows: Rows, reference: str, margin: float
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """model → language → the entry `TASK/METRIC` of `scores.json`.
+
+    margin: a loss of accuracy (a share) or, times 100, of chrF, that does not matter. A model's entry
+    has its verdict against the reference on the same items: for choices by McNemar's test (flips both
+    ways), for chrF by the paired sign-flip test; Holm over the languages of the task.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    choices = task.kind == "choice"
+    bounds = (0.0, 1.0) if choices else (0.0, 100.0)
+    for model, by_language in rows.items():
+        found[model] = {}
+        for language, own in by_language.items():
+            interval = statistics.interval([row["value"] for row in own], bounds=bounds)
+            entry = {
+                "value": interval.value,
+                "low": _number(interval.low),
+                "high": _number(interval.high),
+                "n": interval.n,
+            }
+            asked = [item for item in items[language] if isinstance(item, Choice)]
+            if asked:
+                under = floor(asked)
+                entry |= {"chance": under.chance, "majority": under.majority}
+            found[model][language] = entry
+    for model in rows:
+        if model != reference and reference in rows:
+            verdicts = (_flips if choices else _changes)(rows[reference], rows[model], margin)
+            for language, verdict in verdicts.items():
+                found[model][language] |= verdict
+    return found
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _losses(before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
+    """Language → what each item lost."""
+    return {
+        language: [a["value"] - b["value"] for a, b in zip(before[language], rows, strict=True)]
+        for language, rows in after.items()
+    }
+
+
+def _flips(
+    before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], margin: float
+) -> dict[str, dict[str, Any]]:
+    losses = _losses(before, after)
+    flips = {
+        language: statistics.flips([row["value"] == 1 for row in before[language]], [r["value"] == 1 for r in own])
+        for language, own in after.items()
+    }
+    different = statistics.holm([flip.p for flip in flips.values()])
+    equivalent = statistics.holm([statistics.equivalence(values, margin) for values in losses.values()])
+    found = {}
+    for (language, flip), p, q in zip(flips.items(), different.tolist(), equivalent.tolist(), strict=True):
+        loss = sum(losses[language]) / len(losses[language])
+        share = (flip.right_to_wrong + flip.wrong_to_right) / flip.n
+        found[language] = {
+            "change": -loss,
+            "right_to_wrong": flip.right_to_wrong,
+            "wrong_to_right": flip.wrong_to_right,
+            "p": p,
+            "p_equivalent": _number(q),
+            "margin": margin,
+            "verdict": statistics.verdict(p, q, loss, margin, within=f"{100 * margin:g}%"),
+            # What a loss must be to be seen with so many items, of which so many flip.
+            "detectable": statistics.minimum_detectable_loss(flip.n, share) if 0 < share < 1 else None,
+        }
+    return found
+
+
+def _changes(
+    before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], margin: float
+) -> dict[str, dict[str, Any]]:
+    losses = _losses(before, after)
+    margins = dict.fromkeys(losses, 100 * margin)
+    verdicts = statistics.paired_verdicts(losses, margins, within=f"{100 * margin:g} chrF")
+    return {
+        language: {
+            "change": -found.difference,
+            "p": found.p,
+            "p_equivalent": _number(found.p_equivalent),
+            "margin": found.margin,
+            "verdict": found.verdict,
+        }
+        for language, found in verdicts.items()
+    }
