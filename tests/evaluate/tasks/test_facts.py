@@ -224,6 +224,20 @@ def test_sums_add_up() -> None:
         assert [number == numbers[a] + numbers[b] for number in said] == [i == item.answer for i in range(4)]
 
 
+def test_the_prior_is_the_question_without_the_country() -> None:
+    for tag, label in {
+        "ko": "수도:",
+        "ja": "首都：",
+        "de": "Hauptstadt:",
+        "th": "เมืองหลวง:",
+        "ar": "العاصمة:",
+    }.items():
+        for item in choices(TASKS["capitals"], tag, shots=2)[tag]:
+            assert item.prior == label and item.context.endswith(f"\n{label}")
+    assert TASKS["capitals"].metric == "acc_mutual_info" and TASKS["capitals"].kind == "choice"
+    assert all(item.prior is None for item in choices(TASKS["sums"], "ko")["ko"])
+
+
 def test_a_seed_draws_and_a_limit_cuts() -> None:
     task = TASKS["capitals"]
     every = choices(task, "ko", "el")["ko"]

@@ -3,6 +3,10 @@
 `data/items.json` holds each item as keys of concepts (a country, a time zone whose city is the
 capital, a currency, a number), `data/names/` what these are called in each language, and which items it cannot ask (`without`),
 `data/prompts.yaml` what is asked.
+
+Names are of very unlike frequency, and by plain probability a small model names Paris wherever it can:
+so choices are compared by how much more likely the question makes them (`acc_mutual_info`). Of 40
+Korean capitals Gemma 3 270M then gets 19 right, not 12; docs/tasks.md has the figures.
 """
 
 from __future__ import annotations
@@ -70,7 +74,8 @@ class Facts(Task):
             answers = [names[self.names].get(key) for key in item["choices"]]
             if country and all(answers) and item["id"] not in names["without"]:
                 choices = tuple(f"{space}{answer}" for answer in answers)
-                items.append(Choice(item["id"], context.format(country=country), choices, item["answer"]))
+                asked = context.format(country=country)
+                items.append(Choice(item["id"], asked, choices, item["answer"], context.split("\n")[-1]))
         return items
 
 
@@ -104,15 +109,22 @@ class Numbers(Task):
 
 
 FACTS: tuple[Task, ...] = (
-    Facts("capitals", "country → its capital, among capitals of its continent", "acc", names="capital"),
-    Facts("currencies", "country → its currency, named without the country", "acc", names="currency"),
+    Facts(
+        "capitals",
+        "country → its capital, among capitals of its continent",
+        "acc_mutual_info",
+        names="capital",
+    ),
+    Facts(
+        "currencies", "country → its currency, named without the country", "acc_mutual_info", names="currency"
+    ),
     Facts(
         "languages_of",
         "country → an official language whose name does not give it away",
-        "acc",
+        "acc_mutual_info",
         names="language",
     ),
-    Facts("continents", "country → one of five continents", "acc", names="continent"),
+    Facts("continents", "country → one of five continents", "acc_mutual_info", names="continent"),
     Numbers("number_words", "a number in words → its figures", "acc"),
     Numbers("sums", "two numbers in words → their sum in words", "acc"),
 )

@@ -23,13 +23,15 @@ DEV = 5
 class Choice:
     """A multiple-choice item: `context` is to be continued by one of `choices`, of which `answer` is right.
 
-    A choice begins with the space that parts it from the context, where the language writes one.
+    A choice begins with the space that parts it from the context, where the language writes one. `prior`
+    is the context without what is asked about (`Capital:`), for `acc_mutual_info`.
     """
 
     id: str
     context: str
     choices: tuple[str, ...]
     answer: int
+    prior: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Task(ABC):
     """A task; its items by `items`.
 
     `metric` is `acc` (the choice of highest log-probability is the answer), `acc_norm` (of highest
-    log-probability per byte of UTF-8, for choices of unlike length) or `chrf`. Generation ends at one
+    log-probability per byte of UTF-8, for choices of unlike length), `acc_mutual_info` (of highest
+    log-probability after the context less that after `prior`, for choices of which some are rare words)
+    or `chrf`; the first three are named as lm-eval names them. Generation ends at one
     of `stop`. A `parallel` task is made from a parallel text; the others ship their items.
     """
 
