@@ -21,6 +21,7 @@ from typing import Any, Literal
 from onggi import arguments, cli
 from onggi.languages import Languages
 from onggi.stages import VERBS, Plan, Stage
+from onggi.stages.base import Names
 
 DOCS = Path(__file__).parent
 KINDS = {
@@ -29,6 +30,7 @@ KINDS = {
     float: "number",
     bool: "true or false",
     Languages: "languages",
+    Names: "names",
     Path: "path",
     list[str]: "list of text",
 }

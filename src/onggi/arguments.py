@@ -18,20 +18,25 @@ from jsonargparse.typing import register_type
 from .errors import OnggiError
 from .languages import Languages
 from .stages import Stage
+from .stages.base import Names
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def _languages(value: Any) -> Languages:
-    try:
-        return value if isinstance(value, Languages) else Languages(value)
-    except OnggiError as error:
-        raise ValueError(str(error)) from error
+def _register(kind: type[Languages] | type[Names]) -> None:
+    """Make a list of one type an option: `a,b` on the command line, that or a list in YAML."""
+
+    def parse(value: Any) -> Any:
+        try:
+            return value if isinstance(value, kind) else kind(value)
+        except OnggiError as error:
+            raise ValueError(str(error)) from error
+
+    register_type(kind, str, parse, deserializer_exceptions=(ValueError,), fail_already_registered=False)
 
 
-register_type(
-    Languages, str, _languages, deserializer_exceptions=(ValueError,), fail_already_registered=False
-)
+_register(Languages)
+_register(Names)
 
 
 class HelpFormatter(jsonargparse.DefaultHelpFormatter):
@@ -39,9 +44,7 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
     def _expand_help(self, action: Any) -> str:
         text = super()._expand_help(action)
-        return text.replace("<class 'Languages'>", "languages").replace(
-            "<class 'onggi.languages.Languages'>", "languages"
-        )
+        return re.sub(r"<class '(?:[\w.]+\.)?(Languages|Names)'>", lambda found: found[1].lower(), text)
 
 
 def parser(stage: Stage) -> jsonargparse.ArgumentParser:

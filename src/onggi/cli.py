@@ -99,6 +99,8 @@ def parser(verb: str) -> Any:
     if verb == "chat":
         return _chat_parser()
     made = arguments.parser(VERBS[verb])
+    if verb == "evaluate":
+        made.add_argument("--list-tasks", action="store_true", help="Print the tasks there are, and end.")
     made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
@@ -151,6 +153,11 @@ def _stage(verb: str, words: list[str]) -> int:
     from .stages import VERBS
 
     stage = VERBS[verb]
+    if verb == "evaluate" and "--list-tasks" in words:
+        from .stages.evaluate import list_tasks
+
+        print(list_tasks())
+        return 0
     parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
     artifact = stage.run(config, Path(parsed.out))

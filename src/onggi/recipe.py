@@ -16,7 +16,6 @@ from typing import Any
 import yaml
 
 from .errors import OnggiError, nearest, one_line
-from .languages import Languages
 from .stages import VERBS, Stage
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
@@ -195,7 +194,7 @@ def _references(value: Any) -> list[str]:
         return _REFERENCE.findall(value)
     if isinstance(value, dict):
         value = list(value.values())
-    if isinstance(value, list | tuple | Languages):
+    if isinstance(value, list | tuple):
         return list(dict.fromkeys(name for item in value for name in _references(item)))
     return []
 

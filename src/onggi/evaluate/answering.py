@@ -24,29 +24,50 @@ def ask(engine: Any, task: Task, items: Sequence[Item]) -> Iterator[Row]:
 
 
 def _choose(engine: Scores, task: Task, items: Sequence[Choice]) -> Iterator[Row]:
-    """Each item's choices by log-probability; `acc_norm` counts it per byte of the choice."""
-    pairs = [(item.context, choice) for item in items for choice in item.choices]
-    places = [(i, k) for i, item in enumerate(items) for k in range(len(item.choices))]
-    found: dict[int, dict[int, float]] = {}
-    for number, scored in engine.score(pairs):
-        i, k = places[number]
-        item, scores = items[i], found.setdefault(i, {})
-        scores[k] = scored.logprob
-        if len(scores) < len(item.choices):
-            continue
-        del found[i]
-        logprobs = [scores[k] for k in range(len(item.choices))]
-        sizes = [len(choice.encode()) for choice in item.choices] if task.metric == "acc_norm" else None
-        ranked = [nats / size for nats, size in zip(logprobs, sizes, strict=True)] if sizes else logprobs
-        # Equal scores are no knowledge: the first of them, which stands anywhere.
-        chosen = ranked.index(max(ranked))
-        yield {
-            "item": item.id,
-            "value": float(chosen == item.answer),
-            "chosen": chosen,
-            "answer": item.answer,
-            "logprobs": [round(nats, 6) for nats in logprobs],
-        }
+    """Each item's choices by log-probability: as it is (`acc`), per byte of the choice (`acc_norm`), or
+    less what the choice has without the question (`acc_mutual_info`), which takes off how common it is.
+    """
+    apart = task.metric == "acc_mutual_info"
+    pairs: dict[tuple[str, str], None] = {}
+    for item in items:
+        for choice in item.choices:
+            pairs[item.context, choice] = None
+            if apart and item.prior is not None:
+                pairs[item.prior, choice] = None
+    order = list(pairs)
+    # Which items wait for a pair: a prior's is shared by many.
+    waiting: dict[tuple[str, str], list[int]] = {}
+    left = [0] * len(items)
+    for i, item in enumerate(items):
+        own = {(item.context, choice) for choice in item.choices}
+        if apart and item.prior is not None:
+            own |= {(item.prior, choice) for choice in item.choices}
+        left[i] = len(own)
+        for pair in own:
+            waiting.setdefault(pair, []).append(i)
+    scores: dict[tuple[str, str], float] = {}
+    for number, scored in engine.score(order):
+        pair = order[number]
+        scores[pair] = scored.logprob
+        for i in waiting[pair]:
+            left[i] -= 1
+            if left[i] == 0:
+                yield _chosen(task, items[i], scores)
+
+
+def _chosen(task: Task, item: Choice, scores: Mapping[tuple[str, str], float]) -> Row:
+    logprobs = [scores[item.context, choice] for choice in item.choices]
+    row: dict[str, Any] = {"item": item.id, "logprobs": [round(nats, 6) for nats in logprobs]}
+    ranked = logprobs
+    if task.metric == "acc_norm":
+        ranked = [n / len(choice.encode()) for n, choice in zip(logprobs, item.choices, strict=True)]
+    elif task.metric == "acc_mutual_info" and item.prior is not None:
+        priors = [scores[item.prior, choice] for choice in item.choices]
+        row["priors"] = [round(nats, 6) for nats in priors]
+        ranked = [nats - prior for nats, prior in zip(logprobs, priors, strict=True)]
+    # Equal scores are no knowledge: the first of them, which stands anywhere.
+    chosen = ranked.index(max(ranked))
+    return {**row, "value": float(chosen == item.answer), "chosen": chosen, "answer": item.answer}
 
 
 def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Row]:
@@ -63,29 +84,35 @@ def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Ro
         }
 
 
-def kept(
-    file: Path, items: Sequence[Item], ask: Callable[[Sequence[Item]], Iterator[Row]], step: Callable[[], None]
-) -> list[Row]:
-    """Rows of all `items` in their order: those that `file` (JSON lines) has, the others asked for and
-    added to it one by one. `step` is called for each.
+def read(file: Path) -> dict[str, Row]:
+    """Item → row, of what a run has kept; the line that it was stopped in is none."""
+    if not file.is_file():
+        return {}
+    lines = file.read_bytes().splitlines(keepends=True)
+    rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    return {row["item"]: row for row in rows}
+
+
+def complete(
+    file: Path,
+    kept: Mapping[str, Row],
+    items: Sequence[Item],
+    ask: Callable[[Sequence[Item]], Iterator[Row]],
+    step: Callable[[], None],
+) -> dict[str, Row]:
+    """Item → row of all `items`: what is `kept` in `file` (JSON lines), the others asked for and added
+    to it as they come. `step` is called for each of them.
     """
-    found: dict[str, Row] = {}
-    whole = 0
-    if file.is_file():
-        for line in file.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n"):  # the run was stopped while it wrote this one
-                break
-            row = json.loads(line)
+    found = dict(kept)
+    with file.open("ab") as out:
+        out.truncate(sum(len(_line(row)) for row in kept.values()))
+        for row in ask([item for item in items if item.id not in kept]):
+            out.write(_line(row))
+            out.flush()
             found[row["item"]] = row
-            whole += len(line)
             step()
-    missing = [item for item in items if item.id not in found]
-    if missing:
-        with file.open("ab") as out:
-            out.truncate(whole)
-            for row in ask(missing):
-                out.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-                out.flush()
-                found[row["item"]] = row
-                step()
-    return [found[item.id] for item in items]
+    return found
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -53,7 +53,9 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _losses(before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
+def _losses(
+    before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]]
+) -> dict[str, list[float]]:
     """Language → what each item lost."""
     return {
         language: [a["value"] - b["value"] for a, b in zip(before[language], rows, strict=True)]
@@ -66,7 +68,9 @@ def _flips(
 ) -> dict[str, dict[str, Any]]:
     losses = _losses(before, after)
     flips = {
-        language: statistics.flips([row["value"] == 1 for row in before[language]], [r["value"] == 1 for r in own])
+        language: statistics.flips(
+            [row["value"] == 1 for row in before[language]], [r["value"] == 1 for r in own]
+        )
         for language, own in after.items()
     }
     different = statistics.holm([flip.p for flip in flips.values()])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import ledger
+from ..errors import OnggiError
 from ..ledger import Artifact
 
 
@@ -37,6 +38,27 @@ class Stage:
     positional: Mapping[str, str | None]
     revision: int = 1
     show: Callable[[Artifact], None] | None = None
+
+
+class Names(tuple[str, ...]):
+    """A list of names: `a,b` on a command line, a list or that string in YAML; no doubles.
+
+    Raises OnggiError where it is empty.
+    """
+
+    def __new__(cls, value: str | Iterable[str]) -> Names:
+        """Parse `value`."""
+        parts = value.split(",") if isinstance(value, str) else list(value)
+        names = [part.strip() for part in parts if isinstance(part, str) and part.strip()]
+        if not names or len(names) != len(
+            [part for part in parts if not isinstance(part, str) or part.strip()]
+        ):
+            raise OnggiError(f"{value!r} is not a list of names, as in capitals,sums.")
+        return super().__new__(cls, dict.fromkeys(names))
+
+    def __str__(self) -> str:
+        """As on a command line: `a,b`."""
+        return ",".join(self)
 
 
 def command(stage: Stage, config: Any, out: Path) -> str:
