@@ -15,6 +15,8 @@ import regex
 
 from onggi import languages, text
 from onggi.errors import OnggiError
+from onggi.text import scripts
+from onggi.text.confusion import MIN_WORDS, word_count
 from onggi.text.identify import alike, identify, known, other_form
 
 _SENTENCE = regex.compile(r"[^.!?;·…。！？؟।។\n]+[.!?;·…。！？؟।។]*")
@@ -98,6 +100,7 @@ def test_candidates_narrow_the_choice_and_force_nothing() -> None:
     assert identify("добрый день", ["en", "bg", "th"]).language == "bg"
     assert identify("สวัสดี", ["en", "ko"]).language == "th"
     assert identify("東京大学", ["ja", "ko"]).language == "ja"
+    assert identify("今天天氣很好在公園散步", ["ja", "en"]).language == "ja"
     assert identify("人口", ["zh-TW"]).language == "zh-Hant"
     assert identify("muito obrigado", ["pt-PT", "en"]).language == "pt"
     assert identify("ልምዓት", ["ti", "en"]).language == "ti"  # alone in its script among them
@@ -111,6 +114,7 @@ def test_an_expected_language_is_believed_unless_unlikely() -> None:
     assert identify(malay_like, expected="id").language == "id"
     assert identify("人口", expected="ja").language == "ja"
     assert identify("人口", expected="zh-Hant").language == "zh-Hant"
+    assert identify("今天天氣很好在公園散步", expected="ja").language == "zh-Hant"
     assert identify("这个人", expected="ja").language == "zh-Hans"
     assert identify("這個人", expected="zh-Hans").language == "zh-Hant"
     assert identify("The weather will be fine tomorrow.", expected="de").language == "en"
@@ -166,6 +170,29 @@ def main(source: str, tags: str | None = None) -> None:
         row = "".join(f"{t[tag][tag] / t[tag].total():12.1%} {t[tag].total():6}" for t in table.values())
         others = [f"{other} {n}" for other, n in table["pieces"][tag].most_common(5) if other != tag]
         print(f"{tag:8}{row}   {', '.join(others[:4])}")
+    print(
+        "\nLines of five words: wrong by the best guess, with the language expected; whose lines pass for it"
+    )
+    lines = {tag: long_lines(loaded, tag) for tag in loaded.languages}
+    for tag, own in lines.items():
+        guessed = sum(not alike(identify(line).language or "und", tag) for line in own) / len(own)
+        missed = 1 - passes(own, tag)
+        others = {other: passes(theirs[:150], tag) for other, theirs in lines.items() if other != tag}
+        worst = sorted(others.items(), key=lambda item: -item[1])[:4]
+        print(
+            f"{tag:8}{len(own):5}{guessed:8.1%}{missed:8.1%}   {', '.join(f'{o} {s:.1%}' for o, s in worst if s)}"
+        )
+
+
+def long_lines(source: text.Text, tag: str) -> list[str]:
+    """Sentences of five words or more, four letters in five of them in the language's own script."""
+    every = [s for p in sample(source, tag) for s in sentences(p)]
+    kept = [s for s in every if scripts.own_share(s, tag) > 0.8 and word_count(s) >= MIN_WORDS]
+    return kept[:: -(-len(kept) // 400)]
+
+
+def passes(lines: list[str], tag: str) -> float:
+    return sum(identify(line, expected=tag).language == tag for line in lines) / len(lines)
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ def check(answer: str, language: str, prompt: str = "", *, finish: str | None = 
             leaks |= dict.fromkeys(chars)
         foreign += wrong
         foreign_lines += bool(wrong)
-        if _word_count(line) >= MIN_WORDS:
+        if word_count(line) >= MIN_WORDS:
             words += filter(_english, _WORD.findall(rest))
             if identify.known(tag):
                 judged = rest if scripts.count(rest) else line
@@ -443,7 +443,7 @@ def _other_form(line: str, script: str, prompt: str) -> list[str]:
     return [char for char in line if identify.other_form(char, script) and char not in prompt]
 
 
-def _word_count(line: str) -> int:
+def word_count(line: str) -> int:
     """Words between spaces; in scripts without spaces two letters are one."""
     total = 0
     for word in line.split():

@@ -56,12 +56,14 @@ _DENSE = frozenset({"Hang", "Hani", "Hira", "Kana"})
 # Han text with fewer kana than this to a letter is Chinese that quotes a の, not Japanese.
 _KANA = 0.1
 
+# Japanese of so many Han characters has kana among them; a name or a heading may not.
+_SENTENCE = 10
+
 
 EXPECTED = 0.1
-"""The probability at which an expected language is believed. On lines of five words and more of
-LibreOffice's help in 13 languages with neighbours, the best guess alone is wrong for up to 4.2% (Hindi; Spanish
-and Portuguese 2.4%), at 0.1 for at most 0.6%. The price: 3 to 5% of Spanish passes for Portuguese and
-the reverse, 7% of Russian for Ukrainian, 16% for Bulgarian; English passes for none of seven others (0.3% French)."""
+"""The probability at which an expected language is believed. By the best guess alone up to 4.9% of lines of
+five words of LibreOffice's help are wrong (Portuguese; Hindi 3.7%), so at most 0.5%; the price is that 2 to 3%
+of Spanish lines pass for Portuguese and the reverse (docs/confusion.md)."""
 
 # The languages of Han characters and the way of writing that `other_form` measures.
 _HAN = {"zh-Hans": "Hans", "zh-Hant": "Hant", "ja": "Jpan"}
@@ -166,7 +168,7 @@ def _han(text: str, found: Counter[str], wanted: tuple[str, ...] | None, hoped: 
     foreign = {tag: other_form(text, script) for tag, script in _HAN.items()}
     if "ja" in named and not foreign["ja"] and any(map(_japanese, text)):
         return "ja"
-    if possible[0] == "ja" and not foreign["ja"]:
+    if possible[0] == "ja" and not foreign["ja"] and found["Hani"] < _SENTENCE:
         return "ja"
     chinese = [tag for tag in (*possible, *named) if tag != "ja"]
     return min(chinese, key=lambda tag: foreign[tag]) if chinese else "ja"
