@@ -42,57 +42,15 @@ _MADE_OF = {
 _NO_SCRIPT = ("Zyyy", "Zinh", "Zzzz")
 
 # The scripts in everyday use, by Unicode's four-letter names; any other letter is of no script's.
-_LIVING = [
-    "Latn",
-    "Cyrl",
-    "Grek",
-    "Hang",
-    "Hani",
-    "Hira",
-    "Kana",
-    "Arab",
-    "Deva",
-    "Thai",
-    "Khmr",
-    "Beng",
-    "Taml",
-    "Telu",
-    "Geor",
-    "Hebr",
-    "Armn",
-    "Gujr",
-    "Guru",
-    "Knda",
-    "Mlym",
-    "Orya",
-    "Sinh",
-    "Laoo",
-    "Mymr",
-    "Ethi",
-    "Tibt",
-    "Bopo",
-    "Mong",
-    "Cher",
-    "Cans",
-    "Tfng",
-    "Nkoo",
-    "Thaa",
-    "Syrc",
-    "Java",
-    "Bali",
-    "Sund",
-    "Yiii",
-    "Olck",
-    "Mtei",
-    "Cham",
-    "Lana",
-    "Talu",
-    "Adlm",
-    "Vaii",
-    "Rohg",
-    "Lisu",
+# fmt: off
+_LIVING = (
+    "Latn", "Cyrl", "Grek", "Hang", "Hani", "Hira", "Kana", "Arab", "Deva", "Thai", "Khmr", "Beng",
+    "Taml", "Telu", "Geor", "Hebr", "Armn", "Gujr", "Guru", "Knda", "Mlym", "Orya", "Sinh", "Laoo",
+    "Mymr", "Ethi", "Tibt", "Bopo", "Mong", "Cher", "Cans", "Tfng", "Nkoo", "Thaa", "Syrc", "Java",
+    "Bali", "Sund", "Yiii", "Olck", "Mtei", "Cham", "Lana", "Talu", "Adlm", "Vaii", "Rohg", "Lisu",
     "Copt",
-]
+)
+# fmt: on
 
 _LETTERS = regex.compile(r"\p{L}+")
 _RUNS = regex.compile("|".join(rf"(?P<{name}>[\p{{Script={name}}}&&\p{{L}}]+)" for name in _LIVING), regex.V1)
