@@ -704,5 +704,28 @@ def main(trials: int = 2000) -> None:
             print(case.ljust(23), *cells, flush=True)
 
 
+def test_collapse_tells_a_few_ruined_passages_from_damage_everywhere() -> None:
+    even = statistics.collapse([0.1] * 40, threshold=0.5)
+    few = statistics.collapse([0.0] * 38 + [2.0, 2.0], threshold=0.5)
+    assert even.carried == pytest.approx(0.1) and even.above == 0 and even.n == 40
+    assert few.carried == 1 and few.above == 0.05
+    assert few.worst == 0.1 and few.threshold == 0.5
+
+
+def test_collapse_counts_parts_of_passages_and_no_gains() -> None:
+    # The worst 10% of 12 are one passage and a fifth of the next.
+    assert statistics.collapse([1.0] * 12).carried == pytest.approx(0.1)
+    assert statistics.collapse([6.0, 2.0] + [0.2] * 10).carried == pytest.approx((6 + 0.2 * 2) / 10)
+    assert statistics.collapse([3.0, 1.0, -50.0, 0.0], worst=0.25).carried == pytest.approx(0.75)
+    assert math.isnan(statistics.collapse([-1.0, 0.0]).carried)
+    assert statistics.collapse([1.0]).above is None
+
+
+@pytest.mark.parametrize(("values", "worst"), [([], 0.1), ([math.nan], 0.1), ([1.0], 0.0), ([1.0], 1.0)])
+def test_collapse_refuses_what_is_no_sample(values: list[float], worst: float) -> None:
+    with pytest.raises(OnggiError):
+        statistics.collapse(values, worst=worst)
+
+
 if __name__ == "__main__":
     main()

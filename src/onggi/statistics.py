@@ -79,6 +79,44 @@ class Verdict:
     n: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Collapse:
+    """How unevenly damage lies over `n` passages."""
+
+    carried: float
+    """The share of all damage that the worst passages carry; equal to `worst` where all suffer alike."""
+    above: float | None
+    """The share of passages above `threshold`; None without one."""
+    worst: float
+    threshold: float | None
+    n: int
+
+
+def collapse(values: Numbers, *, worst: float = 0.1, threshold: float | None = None) -> Collapse:
+    """Is the damage of `values` (passages,) everyone's or a few passages'?
+
+    A mean of 0.1 nats may be 0.1 everywhere or one passage in twenty that fell apart, and only the second
+    is what users meet as a broken answer. `carried` is one minus the Lorenz curve (1905, Publications
+    of the American Statistical Association 9:209) at 1 - `worst`; a fraction of a passage counts as that
+    fraction, so 12 passages and 40 compare. `values` are KL, or changes of nats, where more is worse; a
+    passage that gained (below 0) has no damage and offsets none. Without any damage `carried` is nan.
+    Raises `OnggiError` for no values, values that are not finite, a `worst` not between 0 and 1.
+    """
+    x = _checked(values, "values")
+    if not 0 < worst < 1:
+        raise OnggiError(f"worst is {worst:g}; it must lie between 0 and 1, such as 0.1.")
+    damage = np.sort(np.maximum(x, 0))[::-1]
+    weights = np.clip(worst * len(x) - np.arange(len(x)), 0, 1)
+    total = float(damage.sum())
+    return Collapse(
+        carried=float(weights @ damage) / total if total else math.nan,
+        above=None if threshold is None else float(np.mean(x > threshold)),
+        worst=worst,
+        threshold=threshold,
+        n=len(x),
+    )
+
+
 def interval(
     values: Numbers,
     denominators: Numbers | None = None,

@@ -56,3 +56,9 @@ def test_the_scripts_that_a_code_stands_for() -> None:
 def test_an_unknown_script_is_an_error(script: str) -> None:
     with pytest.raises(OnggiError, match="not a script"):
         scripts.share("a", script)
+
+
+def test_each_letter_counts_in_its_one_script() -> None:
+    found = scripts.counts("한글 漢字 かな カナー Latin ქართ हिन्दी 12 µ!")
+    assert found == {"Hang": 2, "Hani": 2, "Hira": 2, "Kana": 2, "Latn": 5, "Geor": 4, "Deva": 3}
+    assert scripts.counts("123 ー") == {}

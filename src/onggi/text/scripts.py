@@ -13,6 +13,7 @@ Unicode does not tell apart).
 from __future__ import annotations
 
 import functools
+from collections import Counter
 
 import regex
 
@@ -40,7 +41,19 @@ _MADE_OF = {
 # Unicode's names for "any script" and "no known script".
 _NO_SCRIPT = ("Zyyy", "Zinh", "Zzzz")
 
+# The scripts in everyday use, by Unicode's four-letter names; any other letter is of no script's.
+# fmt: off
+_LIVING = (
+    "Latn", "Cyrl", "Grek", "Hang", "Hani", "Hira", "Kana", "Arab", "Deva", "Thai", "Khmr", "Beng",
+    "Taml", "Telu", "Geor", "Hebr", "Armn", "Gujr", "Guru", "Knda", "Mlym", "Orya", "Sinh", "Laoo",
+    "Mymr", "Ethi", "Tibt", "Bopo", "Mong", "Cher", "Cans", "Tfng", "Nkoo", "Thaa", "Syrc", "Java",
+    "Bali", "Sund", "Yiii", "Olck", "Mtei", "Cham", "Lana", "Talu", "Adlm", "Vaii", "Rohg", "Lisu",
+    "Copt",
+)
+# fmt: on
+
 _LETTERS = regex.compile(r"\p{L}+")
+_RUNS = regex.compile("|".join(rf"(?P<{name}>[\p{{Script={name}}}&&\p{{L}}]+)" for name in _LIVING), regex.V1)
 
 
 def unicode_scripts(script: str) -> tuple[str, ...]:
@@ -64,6 +77,18 @@ def count_in(text: str, script: str) -> int:
     of them (Unicode's Script_Extensions, UAX #24). Raises `OnggiError` for an unknown script.
     """
     return sum(map(len, _pattern(script).findall(text)))
+
+
+def counts(text: str) -> Counter[str]:
+    """How many letters of `text` are in each Unicode script: `Hang`, `Hani`, `Hira`, `Latn` …
+
+    Each letter counts once, in the script it belongs to (Unicode's Script property); those that belong
+    to none alone (the Japanese `ー`, `µ`) and scripts out of everyday use are left out.
+    """
+    found: Counter[str] = Counter()
+    for run in _RUNS.finditer(text):
+        found[run.lastgroup or ""] += run.end() - run.start()
+    return found
 
 
 def share(text: str, script: str) -> float:
