@@ -70,7 +70,7 @@ class Engine:
         self._identity = identity or f"{at.url}#{at.name}"
         self._answers = Answers(path_for(self._identity)) if cache else None
         self._pace = _Pace(self.options)
-        self._limit = "max_tokens"  # or what the server calls it instead
+        self._limit = "max_tokens"  # of a chat, or what the server calls it instead
         self._reached = False
         self._failed_in_row = 0
 
@@ -248,14 +248,17 @@ class Engine:
     ) -> tuple[Answer, bool]:
         """One attempt: the answer, and whether its tokens are the server's count. Raises _Failure."""
         body, limit = dict(request.body), self._limit
-        body[limit] = body.pop("max_tokens")
+        kind: Any = client.completions
+        if request.path != "completions":
+            kind = client.chat.completions
+            body[limit] = body.pop("max_tokens")
         self.counters.requests += 1
-        kind: Any = client.completions if request.path == "completions" else client.chat.completions
         try:
             async with asyncio.timeout(self.options.timeout):
                 reply = await kind.with_raw_response.create(**body)
         except openai.APIStatusError as error:
-            if error.param == limit == "max_tokens":  # OpenAI's newer models
+            # OpenAI's newer models.
+            if error.param == limit == "max_tokens" and request.path != "completions":
                 self._limit = "max_completion_tokens"
                 return await self._once(client, request, key, started)
             return await self._refused(client, request, key, started, error)
