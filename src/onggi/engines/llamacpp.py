@@ -40,8 +40,8 @@ class Engine(server.Engine):
     def score(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, server.Scored]]:
         """Refused: see `llamascores`."""
         raise OnggiError(
-            f"{self.path}: llama.cpp's server gives no log-likelihoods of a given text; "
-            f"engines.llamascores does, through llama-cpp-python."
+            f"{self.path}: llama.cpp's server gives no log-likelihoods of a given text; its library does "
+            f"(pip install llama-cpp-python compiles it in about five minutes)."
         )
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
