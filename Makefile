@@ -4,15 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench clean
+.PHONY: help run test lint docs bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1	/' | expand -t 16
 
-run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=…)
-	@$(BIN)/onggi run $(RECIPE)
+run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=… ARGS=…)
+	@$(BIN)/onggi run $(RECIPE) $(ARGS)
 
 test: $(VENV)/.developer  ## the tests
 	@$(BIN)/python -m pytest
@@ -23,8 +24,12 @@ lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+docs: $(VENV)/.developer  ## the option tables of docs/, from the code
+	@$(BIN)/python docs/generate.py
+
 bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 20 minutes)
 	@$(BIN)/python bench/quantize.py
+	@$(BIN)/python bench/report.py
 
 clean:  ## remove the environments, not the runs
 	@rm -rf $(VENV) .venv-bench

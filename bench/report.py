@@ -26,9 +26,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from parts import process
+
 from onggi.phrases import Phrases
 from onggi.report import wording
-from parts import process
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks"
@@ -161,7 +162,9 @@ def page(result: dict[str, Any], given: argparse.Namespace) -> str:
             cells.append(f"{statistics.median(values):.0f} ({min(values):.0f}–{max(values):.0f})")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     machine = result["machine"]
-    command = f"python bench/report.py --scores {given.scores.resolve().relative_to(ROOT)} --runs {given.runs}"
+    command = (
+        f"python bench/report.py --scores {given.scores.resolve().relative_to(ROOT)} --runs {given.runs}"
+    )
     return "\n".join(
         [
             "# The report beside a page of plotly's",

@@ -39,7 +39,7 @@ print(json.dumps([said, sorted({"torch", "transformers", "accelerate"} & sys.mod
 
 
 def test_help_needs_no_torch_and_shows_every_option() -> None:
-    verbs = [*VERBS, "run", "inspect"]
+    verbs = [*VERBS, "run", "inspect", "chat"]
     done = subprocess.run([sys.executable, "-c", HELP, *verbs], capture_output=True, text=True, check=True)
     said, loaded = json.loads(done.stdout)
     assert loaded == []
@@ -50,6 +50,7 @@ def test_help_needs_no_torch_and_shows_every_option() -> None:
             assert (field.name if field.name in stage.positional else f"--{field.name} ") in words
             assert docs(stage)[field.name].split(".")[0] in words
         assert "--out DIR" in words
+    assert all("--quiet" in said[verb] and "--json" in said[verb] for verb in verbs)
     assert "<class" not in "".join(said.values())
     assert "--dry-run" in said["run"] and "--json" in said["inspect"]
 
@@ -138,7 +139,13 @@ def test_a_mistake_has_no_traceback(tmp_path: Path) -> None:
 def test_stopped_by_the_user(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     os.mkfifo(recipe)  # reading it waits for what is never written
-    running = subprocess.Popen([*ONGGI, "run", str(recipe)], stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        [*ONGGI, "run", str(recipe)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what runs in its background deaf to it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     with recipe.open("w"):  # opens when the other side does
         running.send_signal(signal.SIGINT)
         _, said = running.communicate()
@@ -235,3 +242,71 @@ def test_dry_run_prints_the_plan_and_fetches_nothing(tmp_path: Path) -> None:
         assert f"onggi: {recipe}: stages.w4: owner/name: is no folder here and could not be fetched" in last
         assert (runs / "small" / "words" / "text.parquet").is_file()
         assert "Traceback" not in wet.stderr
+
+
+WHOLE = """
+name: whole
+stages:
+  words: {{verb: text, source: starter, languages: [en, ko, km]}}
+  w4: {{verb: quantize, model: {model}, text: "${{words}}", tokens: 256}}
+  scores: {{verb: evaluate, models: "w4=${{w4}}", reference: {model}, languages: "en,ko,km", limit: 2}}
+  page: {{verb: report, inputs: "${{scores}}"}}
+"""
+
+
+def test_for_scripts(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--quiet and --json on every verb: one object on stdout, nothing else where quiet."""
+    recipe, runs = tmp_path / "한글.yaml", str(tmp_path / "runs")
+    recipe.write_text(WHOLE.format(model=tiny), encoding="utf-8")
+    words = ["run", str(recipe), "--runs", runs]
+
+    def said(*more: str) -> tuple[str, str]:
+        assert main(more) == 0
+        return tuple(capsys.readouterr())  # type: ignore[return-value]
+
+    plan = json.loads(said(*words, "--dry-run", "--json")[0])
+    assert plan["recipe"] == "whole" and list(plan["stages"]) == ["words", "w4", "scores", "page"]
+    assert plan["stages"]["w4"]["state"] == "to do" and plan["stages"]["w4"]["tokens"] == 256
+    # The real thing in a process of its own: libraries warn on stderr too.
+    done = subprocess.run(
+        [*ONGGI, *words, "--json", "--quiet"], capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    made = json.loads(done.stdout)
+    assert made["recipe"] == "whole"
+    assert [(name, stage["verb"]) for name, stage in made["stages"].items()] == [
+        ("words", "text"),
+        ("w4", "quantize"),
+        ("scores", "evaluate"),
+        ("page", "report"),
+    ]
+    for name, stage in made["stages"].items():
+        path = Path(stage.pop("path"))
+        assert path == Path(runs) / "whole" / name == Path(plan["stages"][name]["path"])
+        assert stage == json.loads((path / "stage.json").read_text(encoding="utf-8"))
+        # Each verb by itself says the same of its folder.
+        [verb, *rest] = stage["command"].split()[1:]
+        out, err = said(verb, *rest, "--json")
+        assert json.loads(out) == {"path": str(path), **stage}
+        assert said(verb, *rest, "--json", "--quiet") == (out, "")
+        assert said(verb, *rest, "--quiet") == ("", "")
+    assert "Khmer (km)" in said(verb, *rest)[0]
+    out, err = said(*words, "--json")
+    assert json.loads(out).keys() == made.keys() and err.count("done already") == 4
+    assert said(*words, "--quiet") == ("", "")
+    assert "Khmer (km)" in said(*words)[0]
+    assert "done" in said(*words, "--quiet", "--dry-run")[0]
+    assert str(tiny) in said("inspect", str(tiny), "--quiet")[0]
+
+
+@pytest.mark.parametrize("verb", ["text none.jsonl --languages ko", "run none.yaml", "inspect none"])
+@pytest.mark.parametrize("switches", ["--json", "--quiet", "--json --quiet"])
+def test_a_mistake_in_a_script_is_one_line(
+    verb: str, switches: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*verb.split(), *switches.split()]
+    if verb.startswith("text"):
+        words += ["--out", str(tmp_path / "out")]
+    assert main(words) == 1
+    out, error = capsys.readouterr()
+    assert out == "" and error.startswith("onggi: none") and error.count("\n") == 1

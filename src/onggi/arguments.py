@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -45,25 +46,39 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 def parser(stage: Stage) -> jsonargparse.ArgumentParser:
     """The parser of `onggi VERB`, without `--out`."""
+    positional = {name: {"nargs": nargs} if nargs else {} for name, nargs in stage.positional.items()}
+    return verb_parser(stage.verb, stage.config, positional)
+
+
+def verb_parser(
+    verb: str, config: type[Any], plain: Mapping[str, Mapping[str, Any]]
+) -> jsonargparse.ArgumentParser:
+    """The parser of a verb whose options are the fields of `config`. plain: those that argparse is to
+    take its own way, with its settings; a name with dashes is an option, one without is positional.
+    """
     made = jsonargparse.ArgumentParser(
-        prog=f"onggi {stage.verb}",
-        description=(stage.config.__doc__ or "").strip(),
+        prog=f"onggi {verb}",
+        description=(config.__doc__ or "").strip(),
         exit_on_error=False,
         formatter_class=HelpFormatter,
     )
-    for name, nargs in stage.positional.items():
-        extra: dict[str, Any] = {"nargs": nargs} if nargs else {}
-        made.add_argument(name, help=docs(stage)[name], **extra)
-    made.add_class_arguments(stage.config, skip=set(stage.positional), as_group=False)
+    said = _docs(config)
+    for name, settings in plain.items():
+        made.add_argument(name, help=said[name.lstrip("-")], **settings)
+    made.add_class_arguments(config, skip={name.lstrip("-") for name in plain}, as_group=False)
     return made
 
 
 @functools.cache
 def docs(stage: Stage) -> dict[str, str]:
     """Option → its docstring, of a stage's config."""
+    return _docs(stage.config)
+
+
+def _docs(config: type[Any]) -> dict[str, str]:
     from docstring_parser import parse_from_object
 
-    parsed = parse_from_object(stage.config)
+    parsed = parse_from_object(config)
     return {item.args[1]: " ".join((item.description or "").split()) for item in parsed.params}
 
 

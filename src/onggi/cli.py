@@ -12,12 +12,14 @@ from typing import Any
 
 from . import __version__
 from .errors import OnggiError, nearest
-from .progress import say
+from .ledger import Artifact
+from .progress import console, say
 
 _OVERRIDE = re.compile(r"(--)?[A-Za-z0-9][\w-]*\.[\w.-]+=.*", re.DOTALL)
 _OTHER = {
     "run": "run a recipe: named stages in YAML; skips what is done, goes on with what is not",
     "inspect": "what a model or an artifact is, and the folder to load it from",
+    "chat": "one prompt to several models at once, answers side by side",
 }
 
 
@@ -63,6 +65,8 @@ def _dispatch(words: list[str]) -> int:
         return _run(rest)
     if verb == "inspect":
         return _inspect(rest)
+    if verb == "chat":
+        return _chat(rest)
     if verb not in VERBS:
         raise OnggiError(f"there is no command {verb!r}.{nearest(verb, [*VERBS, *_OTHER])} See onggi --help.")
     return _stage(verb, rest)
@@ -83,20 +87,52 @@ def _help() -> str:
     return "\n".join(lines)
 
 
+def parser(verb: str) -> Any:
+    """The parser of `onggi VERB`, whole; the option tables of docs/ are written from it."""
+    from . import arguments
+    from .stages import VERBS
+
+    if verb == "run":
+        return _run_parser()
+    if verb == "inspect":
+        return _inspect_parser()
+    if verb == "chat":
+        return _chat_parser()
+    made = arguments.parser(VERBS[verb])
+    made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
+    _add_switches(
+        made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
+    )
+    return made
+
+
+def _add_switches(parser: Any, json_help: str) -> None:
+    """What every verb has for scripts. Errors are one line on stderr and exit code 1 with both."""
+    parser.add_argument(
+        "--quiet",
+        action="store_true",
+        help="Print nothing but errors and what was asked for: --json, --dry-run's plan, inspect's facts.",
+    )
+    parser.add_argument("--json", action="store_true", help=json_help)
+
+
 def _parse(parser: Any, words: list[str], prog: str) -> Any:
-    """Parsed arguments; a mistake is an OnggiError in words."""
+    """Parsed arguments; a mistake is an OnggiError in words. With --quiet, quiet from here on."""
     import jsonargparse
 
     from . import arguments
 
     flags = [flag for action in parser._actions for flag in action.option_strings]
+    # --max-tokens is --max_tokens, which is the key in YAML and Python.
+    spelt = {flag.replace("_", "-"): flag for flag in flags}
+    words = [spelt.get((name := word.split("=")[0]), name) + word[len(name) :] for word in words]
     for word in words:
         name = word.split("=")[0]
         if name.startswith("--") and len(name) > 2 and name not in flags:
             hint = nearest(name, flags)
             raise OnggiError(f"{prog} has no option {name}.{hint}")
     try:
-        return parser.parse_args(words)
+        parsed = parser.parse_args(words)
     except jsonargparse.ArgumentError as error:
         text = str(error)
         key = re.search(r'Parser key "([\w.]+)"', text)
@@ -105,56 +141,87 @@ def _parse(parser: Any, words: list[str], prog: str) -> Any:
             raise OnggiError(f"{prog} needs {missing[1]}; see {prog} --help.") from error
         place = f"--{key[1]}: " if key else ""
         raise OnggiError(f"{prog}: {place}{arguments.said(text)}") from error
+    console.quiet = bool(parsed.get("quiet"))
+    return parsed
 
 
 def _stage(verb: str, words: list[str]) -> int:
     from dataclasses import fields
 
-    from . import arguments
     from .stages import VERBS
 
     stage = VERBS[verb]
-    parser = arguments.parser(stage)
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing."
-    )
-    parsed = _parse(parser, words, f"onggi {verb}")
+    parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
     artifact = stage.run(config, Path(parsed.out))
-    if stage.show:
+    if parsed.json:
+        _print_json(_record(artifact))
+    elif stage.show and not parsed.quiet:
         stage.show(artifact)
     else:
         say(f"{artifact.path}: {', '.join(sorted(artifact.record['outputs'])[:4])} …")
     return 0
 
 
-def _run(words: list[str]) -> int:
+def _record(artifact: Artifact) -> dict[str, Any]:
+    return {"path": str(artifact.path), **artifact.record}
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def _run_parser() -> Any:
     import jsonargparse
 
-    overrides = [word for word in words if _OVERRIDE.fullmatch(word)]
-    parser = jsonargparse.ArgumentParser(
+    made = jsonargparse.ArgumentParser(
         prog="onggi run",
         description="Run a recipe. STAGE.KEY=VALUE overrides an option of a stage, as in balanced.tokens=4096.",
         exit_on_error=False,
     )
-    parser.add_argument("recipe", help="The recipe, a YAML file.")
-    parser.add_argument(
-        "--runs", default="runs", metavar="DIR", help="Outputs go to DIR/NAME/STAGE (default: runs)."
-    )
-    parser.add_argument(
+    made.add_argument("recipe", help="The recipe, a YAML file.")
+    made.add_argument("--runs", default="runs", metavar="DIR", help="Outputs go to DIR/NAME/STAGE.")
+    made.add_argument(
         "--dry-run",
         action="store_true",
         help="Print the plan: stages, tokens, peak memory, disk, what is done.",
     )
-    parser.usage = "onggi run RECIPE.yaml [STAGE.KEY=VALUE …] [--runs DIR] [--dry-run]"
-    parsed = _parse(parser, [word for word in words if word not in overrides], "onggi run")
-    from . import run
+    _add_switches(
+        made,
+        "Print one JSON object and no table: `recipe`, its name, and `stages`, each with `path` and its "
+        "stage.json; with --dry-run each with its row of the plan (memory and disk in bytes).",
+    )
+    made.usage = "onggi run RECIPE.yaml [STAGE.KEY=VALUE …] [--runs DIR] [--dry-run] [--quiet] [--json]"
+    return made
 
+
+def _run(words: list[str]) -> int:
+    overrides = [word for word in words if _OVERRIDE.fullmatch(word)]
+    parsed = _parse(_run_parser(), [word for word in words if word not in overrides], "onggi run")
+    from . import run
+    from .stages import VERBS
+
+    recipe, runs = Path(parsed.recipe), Path(parsed.runs)
     if parsed.dry_run:
-        _print_plan(run.dry_run(Path(parsed.recipe), overrides, Path(parsed.runs)))
+        rows = run.dry_run(recipe, overrides, runs)
+        if parsed.json:
+            _print_json(_by_stage({row["stage"]: row for row in rows}))
+        else:
+            _print_plan(rows)
         return 0
-    run.run(Path(parsed.recipe), overrides, Path(parsed.runs))
+    made = run.run(recipe, overrides, runs)
+    if parsed.json:
+        _print_json(_by_stage({name: _record(artifact) for name, artifact in made.items()}))
+    elif not parsed.quiet:
+        for artifact in made.values():
+            if show := VERBS[artifact.record["verb"]].show:
+                show(artifact)
     return 0
+
+
+def _by_stage(stages: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """`stages` under the recipe's name: each one's path is RUNS/NAME/STAGE."""
+    return {"recipe": Path(next(iter(stages.values()))["path"]).parent.name, "stages": stages}
 
 
 def _print_plan(rows: list[dict[str, Any]]) -> None:
@@ -181,23 +248,56 @@ def _print_plan(rows: list[dict[str, Any]]) -> None:
     )
 
 
-def _inspect(words: list[str]) -> int:
+def _inspect_parser() -> Any:
     import jsonargparse
 
-    from .stages import inspect
-
-    parser = jsonargparse.ArgumentParser(
+    made = jsonargparse.ArgumentParser(
         prog="onggi inspect", description="What a model or an artifact is.", exit_on_error=False
     )
-    parser.add_argument("model", help="A model by any of its names, or a folder that onggi made.")
-    parser.add_argument("--json", action="store_true", help="As JSON; `path` is the loadable folder.")
-    parsed = _parse(parser, words, "onggi inspect")
+    made.add_argument("model", help="A model by any of its names, or a folder that onggi made.")
+    _add_switches(made, "As one JSON object; `path` is the loadable folder.")
+    return made
+
+
+def _inspect(words: list[str]) -> int:
+    from .stages import inspect
+
+    parsed = _parse(_inspect_parser(), words, "onggi inspect")
     facts = inspect(parsed.model)
     if parsed.json:
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        _print_json(facts)
     else:
         for key, value in facts.items():
             print(
                 f"{key:20} {json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value}"
             )
+    return 0
+
+
+def _chat_parser() -> Any:
+    from . import arguments
+    from .stages import ChatConfig
+
+    # A prompt is any text: jsonargparse would read `null` and `#` in one as YAML does.
+    plain: dict[str, dict[str, Any]] = {
+        "models": {"nargs": "+"},
+        "--prompt": {"type": str, "metavar": "TEXT"},
+        "--raw": {"action": "store_true"},
+    }
+    made = arguments.verb_parser("chat", ChatConfig, plain)
+    _add_switches(made, "Print one JSON object, NAME → text, tokens, seconds, end; needs a prompt.")
+    return made
+
+
+def _chat(words: list[str]) -> int:
+    from dataclasses import asdict, fields
+
+    from .stages import ChatConfig, chat, chat_terminal
+
+    parsed = _parse(_chat_parser(), words, "onggi chat")
+    config = ChatConfig(**{field.name: parsed[field.name] for field in fields(ChatConfig)})
+    if not parsed.json:
+        return chat_terminal.run(config)
+    answers = chat(chat_terminal.with_prompt(config))
+    _print_json({name: asdict(answer) for name, answer in answers.items()})
     return 0

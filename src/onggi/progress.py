@@ -1,8 +1,9 @@
 """How long work looks while it goes on.
 
-On a terminal: one live bar with what is being done, how far, time left and peak memory. In a log
-file or a pipe: a plain line now and then, because a bar there is noise. Rooms below the stages
-only ever call `Progress.step`; they do not know which of the two is shown.
+On a terminal: one live line with what is being done, how far, time left and peak memory, never wider
+than the window. In a log file, a pipe or a terminal that cannot move its cursor: a plain line now
+and then, because a bar there is noise. With `console.quiet` neither. Rooms below the stages only
+ever call `Progress.step`; they do not know which is shown.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
+from rich.live import Live
 from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
@@ -26,6 +27,8 @@ console = Console(stderr=True, highlight=False)
 # In a log, one line at most this often (seconds).
 _LOG_EVERY = 15.0
 _LEAST_SHARE = 0.05
+# In cells of the terminal: how long a bar is, and from where on a window has room to space things out.
+_LEAST_BAR, _MOST_BAR, _ROOMY = 8, 40, 60
 
 
 def reset_peak_memory() -> None:
@@ -59,9 +62,43 @@ def say(message: str) -> None:
     console.print(message, markup=False, soft_wrap=True)
 
 
-class _Memory(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{peak_memory() / 2**30:.1f} GiB", style="dim")
+def duration(seconds: float) -> str:
+    """Seconds in words of at most two units: `35 s`, `4 min 10 s`, `2 h 5 min`, `3 d 4 h`."""
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    left, parts = round(seconds), []
+    for index, (size, unit) in enumerate(units):
+        if left >= size or unit == "s":
+            parts = [f"{left // size} {unit}"]
+            if unit != "s" and (rest := left % size // units[index + 1][0]):
+                parts.append(f"{rest} {units[index + 1][1]}")
+            break
+    return " ".join(parts)
+
+
+def line(description: str, share: float, left: float | None, memory: int, width: int) -> Text:
+    """What is being done, a bar, `share` done, seconds `left` (None: not known yet) and peak memory
+    in bytes, in at most `width` cells of a terminal (a Hangul syllable takes two).
+
+    Figures come first: the bar gives way to them, then the description is cut.
+    """
+    clock = "? left" if left is None else f"{_clock(left)} left"
+    gap = "  " if width >= _ROOMY else " "
+    figures = gap.join((f"{share:4.0%}", clock, f"{memory / 2**30:.1f} GiB"))
+    words, room = Text(description), max(width - cell_len(figures) - 1, 0)
+    # The bar takes what the words leave, but in a narrow window they need all of it.
+    bar = min(max(room - words.cell_len - 1, _LEAST_BAR), _MOST_BAR) if room > 3 * _LEAST_BAR else 0
+    words = words if room else Text()
+    words.truncate(room - bar - 1 if bar else room, overflow="ellipsis")
+    full = round(bar * share)
+    parts = (words, Text("━" * full, "cyan") + Text("━" * (bar - full), "dim"), Text(figures))
+    whole = Text(" ").join(part for part in parts if part.plain)
+    whole.truncate(width)
+    return whole
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
 class Progress:
@@ -69,49 +106,59 @@ class Progress:
 
     def __init__(self, label: str, total: float):
         self.label, self.total, self.done, self.skipped = label, max(total, 1e-9), 0.0, 0.0
-        self._started = self._said = time.monotonic()
-        self._bar: Bar | None = None
-        if console.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                TextColumn("{task.percentage:>3.0f}%"),
-                TimeRemainingColumn(compact=True),
-                _Memory(),
-                console=console,
-                transient=True,
+        self.what = ""
+        self._started = self._stepped = self._said = time.monotonic()
+        self._live: Live | None = None
+        # A CI service may claim colours for what is a log file: only a real terminal has a bar.
+        if console.is_interactive and console.file.isatty() and not console.quiet:
+            self._live = Live(
+                get_renderable=self._line, console=console, transient=True, redirect_stdout=False
             )
-            self._task = self._bar.add_task(label, total=self.total)
-            self._bar.start()
+            self._live.start()
+
+    @property
+    def share(self) -> float:
+        """How much is done, from 0 to 1."""
+        return min(self.done / self.total, 1.0)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left, from the pace of this run; None while too little is done to tell."""
+        own, todo = self.done - self.skipped, max(self.total - self.done, 0.0)
+        if not own or own < _LEAST_SHARE * (self.total - self.skipped):
+            return None
+        last = self._stepped
+        return max((last - self._started) * todo / own - (time.monotonic() - last), 0.0)
 
     def skip(self, amount: float) -> None:
         """Count what an earlier run has done: it says nothing about how fast this one goes."""
         self.done += amount
         self.skipped += amount
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self.done)
-            self._bar.reset(self._task, total=self.total, completed=int(self.done))
 
     def step(self, amount: float = 1.0, what: str = "") -> None:
         """Add `amount` to what is done; `what` names the piece now in hand."""
         self.done += amount
-        description = f"{self.label}: {what}" if what else self.label
-        if self._bar is not None:
-            self._bar.update(self._task, advance=amount, description=description)
-            return
+        self.what = what
         now = time.monotonic()
-        if now - self._said >= _LOG_EVERY:
+        if amount:
+            self._stepped = now
+        if self._live is None and now - self._said >= _LOG_EVERY:
             self._said = now
-            share = min(self.done / self.total, 1.0)
-            own = self.done - self.skipped
-            left = (now - self._started) * max(self.total - self.done, 0) / max(own, 1e-9)
-            # What little is done at first says nothing about the rest.
-            guess = f", {left:.0f} s left" if own >= _LEAST_SHARE * self.total else ""
-            say(f"{description}  {share:.0%}{guess}, {peak_memory() / 2**30:.1f} GiB peak")
+            guess = "" if self.left is None else f", {duration(self.left)} left"
+            say(f"{self._description}  {self.share:.0%}{guess}, {peak_memory() / 2**30:.1f} GiB peak")
+
+    @property
+    def _description(self) -> str:
+        return f"{self.label}: {self.what}" if self.what else self.label
+
+    def _line(self) -> Text:
+        # One cell stays free: some terminals break the line when the last one is filled.
+        return line(self._description, self.share, self.left, peak_memory(), console.width - 1)
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        """Take the bar off the screen."""
+        if self._live is not None:
+            self._live.stop()
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from . import ledger, recipe
 from .errors import OnggiError
@@ -35,9 +36,6 @@ def run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) ->
         except OnggiError as error:
             raise OnggiError(f"{step.where}: {error}") from error
         made[step.name] = artifact
-    for step in plan.steps:
-        if step.stage.show:
-            step.stage.show(made[step.name])
     return made
 
 
@@ -63,13 +61,13 @@ def _is_begun(step: Step, config: object, out: Path) -> bool:
     return job is not None and tag.read_text() == job.fingerprint
 
 
-def dry_run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) -> list[dict[str, object]]:
-    """What `run` would do, a row a stage: name, verb, out, state, tokens, memory, disk (bytes; None
+def dry_run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")) -> list[dict[str, Any]]:
+    """What `run` would do, a row a stage: name, verb, path, state, tokens, memory, disk (bytes; None
     where it cannot be known before an earlier stage has run). Changes nothing, fetches nothing.
     """
     plan = recipe.load(path, overrides)
     places = folders(plan, runs)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     waiting: set[str] = set()
     for step in plan.steps:
         config, out = recipe.config(step, places), places[step.name]
@@ -89,7 +87,7 @@ def dry_run(path: Path, overrides: Sequence[str] = (), runs: Path = Path("runs")
             {
                 "stage": step.name,
                 "verb": step.stage.verb,
-                "out": str(out),
+                "path": str(out),
                 "state": state,
                 "tokens": expected.tokens,
                 "memory": expected.memory,

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import http.server
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -148,3 +157,78 @@ def test_the_gguf_behind_a_name(tmp_path: Path) -> None:
     assert references.gguf(str(tmp_path)) is references.gguf("none.gguf") is None
     small = references.gguf("package:smollm2-135m")
     assert small is not None and small.suffix == ".gguf"
+
+
+@contextlib.contextmanager
+def hub(folder: Path) -> Iterator[str]:
+    """The address of a hub on which the files of `folder` are owner/name."""
+    commit = "a" * 40
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path = self.path.split("?")[0]
+            file = folder / path.rsplit("/", 1)[1]
+            if path.startswith("/api/models/owner/name/tree/"):
+                files = [{"type": "file", "path": f.name, "size": f.stat().st_size} for f in folder.iterdir()]
+                content = json.dumps([{**entry, "oid": "b" * 40} for entry in files]).encode()
+            elif path.startswith("/api/models/owner/name/"):
+                content = json.dumps({"id": "owner/name", "sha": commit, "siblings": []}).encode()
+            elif file.is_file():
+                content = file.read_bytes()
+            else:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
+            return None
+
+        do_HEAD = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+
+
+FETCH = """
+from onggi import progress
+progress._LOG_EVERY = 0.0
+from onggi.models import references
+print(references.resolve("owner/name"))
+"""
+
+
+def test_a_download_shows_how_far_it_is(tiny: Path, tmp_path: Path) -> None:
+    files = tmp_path / "files"
+    shutil.copytree(tiny, files)
+    (files / "code.py").write_text("raise SystemExit")
+    kept = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    environment = {**kept, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "TQDM_DISABLE": "1"}
+
+    def fetch(**more: str) -> tuple[str, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", FETCH],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip(), done.stderr
+
+    with hub(files) as address:
+        environment["HF_ENDPOINT"] = address
+        folder, said = fetch()
+        assert re.search(r"^fetching owner/name  100%, 0 s left, \d\.\d GiB peak$", said, re.M), said
+        assert (Path(folder) / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
+        assert not (Path(folder) / "code.py").exists()
+        assert fetch() == (folder, "")  # it is here
+    assert fetch(HF_HUB_OFFLINE="1") == (folder, "")

@@ -85,7 +85,7 @@ def test_the_order_is_shuffled_not_the_top_of_the_file() -> None:
 @pytest.mark.parametrize(
     ("passages", "tokens", "message"),
     [
-        ({"en": {"1": "a"}, "ko": {}}, 100, "no calibration text in ko"),
+        ({"en": {"1": "a"}, "ko": {}}, 100, "no text in ko"),
         (PASSAGES, 5, "too few for 3 languages"),
     ],
 )

@@ -55,7 +55,7 @@ def shown(whole: dict[str, Any]) -> str:
 
 WORST = "Khmer pays most: with “english” it drifts 2.98 nats a token, 8.1× what English pays."
 MENDED = " With “balanced” it drifts 0.68 nats a token, 1.7× what English pays."
-BETWEEN = " Between “english” and “balanced”: {} in Khmer."
+BETWEEN = " “balanced” against “english”: {} in Khmer."
 
 
 @pytest.mark.parametrize(
@@ -210,3 +210,39 @@ def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
         report_stage(ReportConfig([str(out)]), tmp_path / "other")
     with pytest.raises(OnggiError, match="name at least one folder"):
         report_stage(ReportConfig([]), tmp_path / "other")
+
+
+# ── where the reference's weights lay ──────────────────────────────────────────────────────────
+
+GGUF = {"linears": {"Q5_0": 81, "Q4_K": 27}, "embedding": "Q8_0"}
+FURTHER = {"steps": 200, "text": "starter", "tokens": {"ko": 5120, "el": 5120}}
+
+
+@pytest.mark.parametrize(
+    ("about", "english", "korean"),
+    [
+        ({}, "on no grid that onggi knows of", "격자 위에도 있지 않았습니다"),
+        ({"grid": GGUF}, "already lay on a grid", "격자"),
+        (
+            {"continued": FURTHER, "base": {"source": "package:gemma3-270m"}},
+            "trained on from `package:gemma3-270m`",
+            "`package:gemma3-270m`",
+        ),
+    ],
+)
+def test_the_references_own_grid(about: dict[str, Any], english: str, korean: str) -> None:
+    whole = scores({"w4": model(BALANCED)})
+    whole["models"]["base"]["about"] = about
+    page = written(whole, RECORD)
+    assert "## The reference's own grid" in page and english in page
+    own = written(whole, RECORD, KO).split("## ")
+    found = next(part for part in own if "격자" in part.split("\n")[0])
+    assert korean in found
+    if about.get("grid"):
+        assert "Q5_0 × 81" in page and "Q8_0" in found
+
+
+def test_a_variant_that_was_trained_further() -> None:
+    further = model(BALANCED, continued=FURTHER, made_by="onggi pretrain")
+    page = written(scores({"further": further}), RECORD)
+    assert "trained further in full precision for 200 steps on `starter` (ko 5,120, el 5,120 tokens)" in page

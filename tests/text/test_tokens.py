@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from onggi.errors import OnggiError
-from onggi.text.tokens import Tokens
+from onggi.text.tokens import Stream, Tokens
 
 TEXTS = ["The bus is late.", "버스가 늦는다.", "រថយន្តក្រុងយឺត។", "الحافلة متأخرة 🌧"]
 
@@ -100,3 +100,58 @@ def test_a_tokenizer_that_does_not_load(tiny: Path, tmp_path: Path, harm: str) -
         Tokens(folder)
     assert str(error.value).startswith(f"{folder}: no tokenizer that loads (")
     assert "\n" not in str(error.value)
+
+
+def byte_fallback(folder: Path) -> Tokens:
+    """A tokenizer as SentencePiece's: words' spaces are ▁, what it does not know goes as bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    alphabet = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdehilrstu버가"]
+    backend = Tokenizer(
+        models.BPE({token: i for i, token in enumerate(alphabet)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    return Tokens(folder)
+
+
+ODD = [*TEXTS, "ที่นี่ฝนตก", "👩🏽‍💻 e\u0301 ក្រុង", "한국어와 العَرَبِيَّة", "𒍅가🧿𒍅"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "fallback"])
+def test_a_stream_gives_whole_characters(kind: str, tiny: Path, tmp_path: Path) -> None:
+    tokens = Tokens(tiny) if kind == "bytes" else byte_fallback(tmp_path)
+    for text in ODD:
+        ids = tokens.encode(text)
+        assert len(ids) > 4
+        stream = Stream(tokens)
+        pieces = [stream.push(token) for token in ids]
+        assert "".join(pieces) == text == tokens.tokenizer.decode(ids)
+        assert stream.end() == ""
+        assert ("" in pieces) != text.isascii()  # something was held back
+
+
+@pytest.mark.parametrize("kind", ["bytes", "fallback"])
+def test_a_stream_cut_within_a_character(kind: str, tiny: Path, tmp_path: Path) -> None:
+    tokens = Tokens(tiny) if kind == "bytes" else byte_fallback(tmp_path)
+    ids = [*tokens.encode("가 b"), *tokens.encode("𒍅")[:-1]]
+    stream = Stream(tokens)
+    assert "".join(stream.push(token) for token in ids) == "가 b"
+    assert set(stream.end()) == {"\ufffd"}
+
+
+def test_special_tokens_do_not_show_and_need_not_count(tiny: Path) -> None:
+    tokens = Tokens(tiny)
+    assert tokens.starts
+    stream = Stream(tokens)
+    assert "".join(stream.push(token) for token in [0, *tokens.encode("늦다 รถ bus"), 1]) == "늦다 รถ bus"
+    for text in ("a</s>", "늦다</s>", "</s> รถ"):
+        plain = tokens.encode(text, special=False)
+        assert 1 in tokens.encode(text) and 1 not in plain
+        assert tokens.tokenizer.decode(plain) == text
+        assert 1 in tokens.encode(text)  # as before

@@ -1,1 +1,1 @@
-"""Engines: what runs a model so that it can be scored."""
+"""Engines: what runs a model so that it can be scored or asked."""

@@ -1,4 +1,4 @@
-"""Models in Hugging Face layout, through transformers: hidden states and the head apart.
+"""Models in Hugging Face layout, through transformers: hidden states and the head apart, and generation.
 
 The logits are not computed here: what predicts each token is its hidden state, and `head/` turns
 states into scores a tile of the vocabulary at a time. The split is checked on the model itself
@@ -22,6 +22,8 @@ from ..head import Head
 from ..models.checkpoint import Checkpoint
 from ..text.tokens import Tokens
 
+# Tokens that end a turn, where a vocabulary has them: a base model's config names its end of text only.
+_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 # Positions run through the model in one batch, padding included.
 _BATCH = 4096
 
@@ -32,7 +34,10 @@ def default_device() -> torch.device:
 
 
 class Engine:
-    """A loaded model: `tokens`, `head`, and `states` of texts.
+    """A loaded model: `tokens`, `body` (all but the head), `head`, `states` of texts, and what it would
+    `generate`.
+
+    window: the most positions it takes, None where it has no such bound. ends: ids that end an answer.
 
     Raises OnggiError where the folder is not a sound checkpoint, a weight is not finite, or the
     logits are not those of `head` over the last hidden state.
@@ -59,9 +64,11 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
-        self.model = model.to(self.device).eval()
-        self._body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        self.head = _head(model)
+        self.model = model.to(self.device).eval().requires_grad_(False)
+        self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.head = head_of(model)
+        self.window: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.ends = _ends(model, self.tokens)
         with _no_bars():
             self._check()
 
@@ -85,7 +92,7 @@ class Engine:
         for i, ids in enumerate(sequences):
             batch[i, : len(ids)] = torch.tensor(ids, device=self.device)
         # Padding stands on the right, where a causal model cannot see it: no mask is needed.
-        states = self._body(input_ids=batch, use_cache=False).last_hidden_state
+        states = self.body(input_ids=batch, use_cache=False).last_hidden_state
         return [states[i, : len(ids)] for i, ids in enumerate(sequences)]
 
     @torch.no_grad()
@@ -94,12 +101,11 @@ class Engine:
         token ids, (tokens,) int64; both on the CPU. The start token is seen but not predicted.
         Raises OnggiError for a text longer than the model's window.
         """
-        window = getattr(self.model.config, "max_position_embeddings", None)
         encoded = [self.tokens.encode(text) for text in texts]
         for text, ids in zip(texts, encoded, strict=True):
-            if window and len(ids) > window:
+            if self.window and len(ids) > self.window:
                 raise OnggiError(
-                    f"a passage of {len(ids)} tokens ({text[:40]!r} …) exceeds the window of {window}."
+                    f"a passage of {len(ids)} tokens ({text[:40]!r} …) exceeds the window of {self.window}."
                 )
             if not ids:
                 raise OnggiError(f"a passage has no tokens ({text[:40]!r}).")
@@ -116,6 +122,72 @@ class Engine:
                     raise OnggiError(f"{self.folder}: NaN or infinite states for {texts[i][:40]!r} …")
                 results[i] = (states.float().cpu(), torch.tensor(encoded[i]))
         return [results[i] for i in range(len(texts))]
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        max_tokens: int,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> Iterator[int]:
+        """The token ids that follow `ids` (its start token among them), each as soon as it is known.
+
+        Ends before a token of `ends`, after `max_tokens`, or where the window is full. temperature: 0
+        takes the likeliest token, else logits are divided by it. top_p: draw among the likeliest
+        tokens that together have this probability (Holtzman et al., arXiv 1904.09751, section 3.1).
+        The same seed draws the same tokens. Raises OnggiError, at once and not at the first token,
+        where `ids` leaves no room in the window.
+        """
+        if not ids:
+            raise OnggiError("a prompt has no tokens.")
+        if self.window and len(ids) >= self.window:
+            raise OnggiError(
+                f"the prompt has {len(ids)} tokens, which leave no room in the window of {self.window}."
+            )
+        room = self.window - len(ids) if self.window else max_tokens
+        draw = torch.Generator().manual_seed(seed)
+        return self._generate(list(ids), min(max_tokens, room), temperature, top_p, draw)
+
+    @torch.no_grad()
+    def _generate(
+        self, ids: list[int], count: int, temperature: float, top_p: float, draw: torch.Generator
+    ) -> Iterator[int]:
+        cache = None
+        for _ in range(count):
+            # The whole prompt at first, then one token: the cache has the rest.
+            batch = torch.tensor([ids], device=self.device)
+            out = self.body(input_ids=batch, cache=cache, use_cache=True)
+            cache = out.cache
+            if cache is None:
+                raise OnggiError(f"{self.folder}: {type(self.model).__name__} keeps no cache to go on from.")
+            logits = self.head.logits(out.last_hidden_state[0, -1:])[0].cpu()  # (vocab,)
+            token = _choose(logits, temperature, top_p, draw)
+            if token in self.ends:
+                return
+            yield token
+            ids = [token]
+
+
+def _choose(logits: Tensor, temperature: float, top_p: float, draw: torch.Generator) -> int:
+    """The next token, by logits (vocab,) on the CPU."""
+    if temperature == 0:
+        return int(logits.argmax())
+    order = torch.sort((logits.double() / temperature).softmax(-1), descending=True)
+    before = order.values.cumsum(-1) - order.values
+    # The likeliest token stays whatever top_p is: nothing stands before it.
+    kept = order.values.masked_fill(before >= top_p, 0.0)
+    return int(order.indices[torch.multinomial(kept, 1, generator=draw)])
+
+
+def _ends(model: Any, tokens: Tokens) -> frozenset[int]:
+    """What ends an answer: by the generation config, by the config, and the ends of a turn."""
+    found: set[int] = set()
+    for config in (model.generation_config, model.config, model.config.get_text_config()):
+        given = getattr(config, "eos_token_id", None)
+        found.update(given if isinstance(given, list) else [] if given is None else [given])
+    special = {t.content: i for i, t in tokens.tokenizer.get_added_tokens_decoder().items() if t.special}
+    return frozenset(found | {special[end] for end in _TURN_ENDS if end in special})
 
 
 @contextlib.contextmanager
@@ -135,7 +207,8 @@ def _no_bars() -> Iterator[None]:
         tqdm.__init__ = original
 
 
-def _head(model: Any) -> Head:
+def head_of(model: Any) -> Head:
+    """The output head of a transformers model, on the model's own weights."""
     config, output = model.config, model.get_output_embeddings()
     scale = 1.0
     if getattr(config, "logit_scale", None):  # Cohere
@@ -143,4 +216,4 @@ def _head(model: Any) -> Head:
     elif getattr(config, "logits_scaling", None):  # Granite
         scale = 1.0 / float(config.logits_scaling)
     softcap = getattr(config, "final_logit_softcapping", None)
-    return Head(output.weight.detach(), getattr(output, "bias", None), softcap, scale)
+    return Head(output.weight, getattr(output, "bias", None), softcap, scale)

@@ -3,9 +3,10 @@
 A vocabulary of 262,144 makes the logits of a thousand tokens a gigabyte, and the logits of a
 reference with three variants four of them. Nothing here ever holds tokens × vocabulary: the head
 is walked in tiles of the vocabulary for a chunk of positions, and what is kept per position are
-running sums. Everything that scores, compares or (later) trains stands on it.
+running sums. Everything that scores, compares or trains stands on it.
 """
 
 from .chunks import Head, Scores, compare, score
+from .losses import cross_entropy
 
-__all__ = ["Head", "Scores", "compare", "score"]
+__all__ = ["Head", "Scores", "compare", "cross_entropy", "score"]

@@ -44,11 +44,15 @@ class Head:
     def logits(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """(positions, stop − start) logits of `hidden` (positions, hidden), in fp32."""
         stop = self.vocabulary if stop is None else stop
-        logits = hidden.float() @ self.weight[start:stop].float().T  # (positions, tile)
+        return self.finished(hidden.float() @ self.weight[start:stop].float().T, start, stop)
+
+    def finished(self, products: Tensor, start: int, stop: int) -> Tensor:
+        """The logits that products of hidden states and rows of the weight become, (positions, tile)."""
+        logits = products
         if self.scale != 1.0:
             logits = logits * self.scale
         if self.bias is not None:
-            logits = logits + self.bias[start:stop].float()
+            logits = logits + self.bias[start:stop].to(logits.dtype)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         return logits

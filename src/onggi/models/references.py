@@ -26,7 +26,7 @@ import yaml
 
 from .. import ledger
 from ..errors import OnggiError, nearest
-from ..progress import say
+from ..progress import Progress, progress, say
 
 ABOUT = "onggi.json"  # facts about a checkpoint that its config has no field for
 # Raised when the conversion of GGUF changes what it writes.
@@ -319,16 +319,42 @@ def _hub(source: str) -> Path:
             f"(owner/name) or package:NAME ({', '.join(PACKAGES)})."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import DryRunError, HfHubHTTPError, LocalEntryNotFoundError
 
     patterns = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "LICENSE*", "README.md"]
     try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
+        try:  # one look first, for how many bytes there are to fetch
+            found = snapshot_download(source, allow_patterns=patterns, dry_run=True)
+        except DryRunError:  # offline, where what is here must do
+            found = []
+        todo = sum(file.file_size or 0 for file in found if file.will_download)
+        if not todo:
+            return Path(snapshot_download(source, allow_patterns=patterns))
+        with progress(f"fetching {source}", todo) as bar:
+            return Path(snapshot_download(source, allow_patterns=patterns, tqdm_class=_fetched(bar)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise OnggiError(
             f"{source}: is no folder here and could not be fetched from the hub ({first})"
         ) from error
+
+
+def _fetched(bar: Progress) -> type[Any]:
+    """What stands in for the hub's own bars: shows nothing, and gives the bytes that come in to `bar`."""
+    from tqdm import tqdm
+
+    class Fetched(tqdm):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **{**options, "disable": True})
+            self.counts, self.fetched = options.get("unit") == "B", options.get("initial") or 0
+
+        def update(self, n: float | None = 1) -> None:
+            # One of them counts what came over the network, another what is on disk: the one ahead tells.
+            if self.counts:
+                self.fetched += n or 0
+                bar.step(max(self.fetched - bar.done, 0))
+
+    return Fetched
 
 
 @dataclass(frozen=True)

@@ -1,25 +1,20 @@
-"""Calibration text, drawn so that no language pays for another.
+"""Calibration text with its weights, so that no language pays for another.
 
-A total of tokens is split over the languages: the same number of tokens each (`tokens`), or the
-same passages each (`content`, in which Khmer gets about two and a half times English's tokens).
-Never one concatenated corpus, and never a filter by token length, which picks by how dearly a
-tokenizer charges a language. `pooled` is what other tools do, for comparison: all rows in one pot.
+The text is drawn by `text.draw`, an equal share for each language; here each token gets its share in
+the second moments, so that a language whose text runs short keeps its weight all the same.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..errors import OnggiError
-from ..progress import say
+from ..text import draw as drawing
+from ..text.draw import LENGTH
 
-# Tokens of one sequence, the start token included.
-LENGTH = 512
 # Weight of a sequence's start token in the second moments, where another token's is 1 on average. A
 # model sees it before every text, and its huge activations steer attention, so an error there is an
 # error everywhere. It counts as if texts were 64 tokens long, not 512.
@@ -50,108 +45,23 @@ def draw(
     seed: int = 0,
     length: int = LENGTH,
 ) -> Calibration:
-    """Draw `tokens` tokens of calibration from `passages` (language → id → text).
+    """Draw `tokens` tokens of calibration from `passages` (language → id → text); see `text.draw`.
 
-    encode gives the ids of a text, prefix is the token before every sequence. Rows are taken in an
-    order shuffled by `seed`, joined by line breaks, and cut into sequences of `length`.
     Raises OnggiError where a language has no text or gets no token.
     """
-    if tokens < 2 * len(passages):
-        raise OnggiError(f"tokens: {tokens} are too few for {len(passages)} languages.")
-    empty = [language for language, texts in passages.items() if not texts]
-    if empty:
-        raise OnggiError(f"no calibration text in {', '.join(empty)}.")
-    if not balanced:
-        pool = [(language, text) for language, texts in passages.items() for text in texts.values()]
-        random.Random(seed).shuffle(pool)
-        runs = {"pooled": _take(((lang, encode(text + "\n")) for lang, text in pool), tokens, length)}
-        budget = {"pooled": tokens}
-    elif share == "content":
-        runs = _same_passages(passages, encode, tokens, seed, length)
-        budget = {}
-    else:
-        budget = {
-            language: tokens // len(passages) + (i < tokens % len(passages))
-            for i, language in enumerate(passages)
-        }
-        runs = {}
-        for language, texts in passages.items():
-            rows = list(texts.values())
-            # Seeded by the language, so that adding one to the list does not redraw the others.
-            random.Random(f"{seed}:{language}").shuffle(rows)
-            encoded = ((language, encode(text + "\n")) for text in rows)
-            runs[language] = _take(encoded, budget[language], length)
-    return _sequences(runs, budget, prefix, length)
-
-
-_Run = list[tuple[str, int]]  # (language, token id), content only
-
-
-def _room(tokens: int, length: int) -> int:
-    """Content tokens in `tokens` tokens, a start token being spent on each sequence begun."""
-    return tokens - -(-tokens // length)
-
-
-def _take(rows: Iterable[tuple[str, list[int]]], tokens: int, length: int) -> _Run:
-    room = _room(tokens, length)
-    run: _Run = []
-    for language, ids in rows:
-        run += [(language, token) for token in ids[: room - len(run)]]
-        if len(run) >= room:
-            break
-    return run
-
-
-def _same_passages(
-    passages: Mapping[str, Mapping[str, str]],
-    encode: Callable[[str], list[int]],
-    tokens: int,
-    seed: int,
-    length: int,
-) -> dict[str, _Run]:
-    first, *others = passages.values()
-    keys = [key for key in first if all(key in texts for texts in others)]
-    if not keys:
-        raise OnggiError("share: content needs passages that are there in every language; there is none.")
-    random.Random(seed).shuffle(keys)
-    runs: dict[str, _Run] = {language: [] for language in passages}
-    spent, whole = 0, True
-    for key in keys:
-        encoded = {language: encode(texts[key] + "\n") for language, texts in passages.items()}
-        spent += sum(len(ids) for ids in encoded.values())
-        if spent > _room(tokens, length) and all(runs.values()):
-            whole = False
-            break
-        for language, ids in encoded.items():
-            runs[language] += [(language, token) for token in ids]
-    if whole:
-        say(f"Calibration text runs short: all passages together have {spent} of {tokens} tokens.")
-    return runs
-
-
-def _sequences(runs: Mapping[str, _Run], budget: Mapping[str, int], prefix: int, length: int) -> Calibration:
-    rows: list[tuple[list[int], list[float]]] = []
-    counts: dict[str, int] = {}
-    short: dict[str, int] = {}
-    for name, run in runs.items():
-        used = 0
-        for start in range(0, len(run), length - 1):
-            piece = run[start : start + length - 1]
-            # λ_l / n_l per token, λ equal; the scale of all weights is set below.
-            rows.append(([prefix, *(token for _, token in piece)], [0.0, *[1.0 / len(run)] * len(piece)]))
-            used += len(piece) + 1
-            for language, _ in piece:
-                counts[language] = counts.get(language, 0) + 1
-            counts[piece[0][0]] += 1  # the start token
-        if used < budget.get(name, 0):
-            short[name] = budget[name] - used
-            say(f"Calibration text runs short in {name}: {used} of {budget[name]} tokens are there.")
-    width = max(len(ids) for ids, _ in rows)
+    drawn = drawing.draw(
+        passages, encode, prefix, tokens, balanced=balanced, share=share, seed=seed, length=length
+    )
+    rows: list[tuple[list[int], float]] = []
+    for run in drawn.runs.values():
+        content = sum(len(row) - 1 for row in run)
+        rows += [(row, 1.0 / content) for row in run]  # λ_l / n_l per token, λ equal; scaled below
+    width = max(len(row) for row, _ in rows)
     ids = torch.full((len(rows), width), prefix, dtype=torch.int64)
     weights = torch.zeros(len(rows), width)
     for i, (row, weight) in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
-        weights[i, : len(weight)] = torch.tensor(weight)
+        weights[i, 1 : len(row)] = weight
     weights /= weights[weights > 0].mean()
     weights[:, 0] = _START
-    return Calibration(ids, weights, counts, short)
+    return Calibration(ids, weights, drawn.counts, drawn.short)

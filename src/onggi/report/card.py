@@ -60,6 +60,53 @@ def quantized(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def continued(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi pretrain` trained further."""
+    base, facts = about["base"], about["continued"]
+    meta: dict[str, Any] = {"library_name": "transformers"}
+    if about.get("licence"):
+        meta["license"] = about["licence"]
+    meta |= {"base_model": about.get("base_model") or base["source"], "base_model_relation": "finetune"}
+    meta |= {"language": list(facts["tokens"]), "tags": ["onggi"]}
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
+    before, after = (sum(side.values()) / len(side) for side in facts["held_out"].values())
+    lines = [
+        "---",
+        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {base['name']}, trained further",
+        "",
+        f"{base['name']} ({base['source']}), all of its weights trained on by onggi in full precision.",
+        "",
+        f"- {facts['steps']} steps of {facts['batch_tokens']} tokens in sequences of {facts['length']}; AdamW "
+        f"on fp32 weights, learning rate {facts['learning_rate']:g} at its peak, products in {facts['precision']}",
+        f"- text: {facts['text']}" + (f" ({facts['licence']})" if facts.get("licence") else ""),
+        f"- tokens: {counts}",
+        f"- loss on text of the same kind held out, mean of the languages: {before:.3f} → {after:.3f} nats a token",
+        f"- its own grid: {own_grid(about)}",
+        "- stored in bf16, the type it is served in: eight bits of each weight and a scale of its own, "
+        "no grid that neighbours share",
+        *(f"- {kind}: {_moved(moved)}" for kind, moved in facts["moved"].items() if moved["moved"]),
+    ]
+    if about.get("terms"):
+        lines += ["", about["terms"]]
+    return "\n".join([*lines, ""])
+
+
+def _moved(facts: Mapping[str, Any]) -> str:
+    text = f"moved by {facts['moved']:.2%} of their size (RMS)"
+    if "off_grid" in facts:
+        text += f", {facts['off_grid']:.0%} as far from the base's grid as by chance"
+    if "distinct" in facts:
+        (was, now), (error, new) = facts["distinct"], facts["rounding"]
+        text += (
+            f"; different values among 32 neighbours {was:.1f} → {now:.1f}; error of rounding to 8 bits "
+            f"{error:.2%} → {new:.2%}"
+        )
+    return text
+
+
 _METHODS = {
     "rtn": "round to nearest, the clip of each group searched",
     "gptq": "error feedback (GPTQ, arXiv 2210.17323), static groups, activation order",
@@ -77,3 +124,13 @@ def grid(facts: Mapping[str, Any] | None) -> str:
     linears = ", ".join(f"{kind} ({count})" for kind, count in facts.get("linears", {}).items())
     words = f"GGUF; linear weights on {linears}"
     return f"{words}, embedding on {facts['embedding']}" if facts.get("embedding") else words
+
+
+def own_grid(about: Mapping[str, Any]) -> str:
+    """As `grid`, of a model by all that is known of it: one that was trained on has left its base's."""
+    facts = about.get("continued")
+    if not facts:
+        return grid(about.get("grid"))
+    base = about["base"]
+    text = f"off-grid (continued in full precision from {base['source']} for {facts['steps']} steps"
+    return f"{text}, which came on {grid(base['grid'])})" if base.get("grid") else f"{text})"

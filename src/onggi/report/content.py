@@ -182,8 +182,11 @@ def _tokens(scores: Scores, say: Phrases) -> list[Block]:
 def _grid(scores: Scores, say: Phrases) -> list[Block]:
     name = scores["reference"]
     model = scores["models"][name]
-    facts = model["about"].get("grid")
-    if facts:
+    facts, continued = model["about"].get("grid"), model["about"].get("continued")
+    if continued:
+        base = model["about"]["base"]["source"]
+        words = say("grid.continued", base=code(base), steps=continued["steps"])
+    elif facts:
         linears = ", ".join(f"{kind} × {count}" for kind, count in facts.get("linears", {}).items())
         key = "grid.gguf_embedding" if facts.get("embedding") else "grid.gguf"
         words = say(key, linears=linears, embedding=facts.get("embedding"))
@@ -220,6 +223,11 @@ def _made(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -
 
 def _variant(name: str, model: Mapping[str, Any], measured_on: str, say: Phrases) -> str:
     about, source = model["about"], code(model["source"])
+    if about.get("continued"):
+        facts = about["continued"]
+        tokens = ", ".join(f"{tag} {count:,}" for tag, count in facts["tokens"].items())
+        what = say("made.continued", steps=facts["steps"], text=code(facts["text"]), tokens=tokens)
+        return say("made.variant", name=plain(name), what=what, source=source)
     if about.get("made_by") != "onggi quantize":
         return say("made.model", name=plain(name), source=source)
     method = say(f"method.{about['method']}")

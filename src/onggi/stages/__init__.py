@@ -8,31 +8,40 @@ stage runs.
 """
 
 from . import evaluate as _evaluate
+from . import pretrain as _pretrain
 from . import quantize as _quantize
 from . import report as _report
 from . import text as _text
 from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
-    module.STAGE.verb: module.STAGE for module in (_text, _quantize, _evaluate, _report)
+    module.STAGE.verb: module.STAGE for module in (_text, _pretrain, _quantize, _evaluate, _report)
 }
 
+from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
+from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
 from .text import TextConfig, text  # noqa: E402
 
 __all__ = [
     "VERBS",
+    "Answer",
+    "ChatConfig",
+    "Conversation",
     "EvaluateConfig",
     "Plan",
+    "PretrainConfig",
     "QuantizeConfig",
     "ReportConfig",
     "Stage",
     "TextConfig",
+    "chat",
     "evaluate",
     "inspect",
+    "pretrain",
     "quantize",
     "report",
     "text",

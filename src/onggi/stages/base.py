@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import ledger
 from ..ledger import Artifact
 
 
@@ -56,3 +57,21 @@ def options(config: Any) -> dict[str, Any]:
     assert is_dataclass(config)
     found = {field.name: getattr(config, field.name) for field in fields(config)}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in found.items()}
+
+
+def precision(job: ledger.Job, wanted: str, device: Any) -> Any:
+    """The torch dtype of a pass that is asked for as auto, bf16 or fp32. Kept with the job: a run that
+    goes on elsewhere must not change it.
+    """
+    import torch
+
+    kept = job.partial / "precision"
+    name = kept.read_text() if kept.is_file() else wanted
+    if name == "auto":
+        fast = device.type == "cuda" or any(
+            torch.cpu.get_capabilities().get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")
+        )
+        name = "bf16" if fast else "fp32"
+    with ledger.writing(kept) as aside:
+        aside.write_text(name)
+    return torch.bfloat16 if name == "bf16" else torch.float32

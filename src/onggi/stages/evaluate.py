@@ -96,6 +96,19 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
 
     Raises OnggiError for two models of one name, a text or model that is not sound, a margin that
     is not a share.
+
+    >>> import json
+    >>> from pathlib import Path
+    >>> from onggi.languages import Languages
+    >>> from onggi.stages import EvaluateConfig, evaluate
+    >>> config = EvaluateConfig(["w4"], "model", languages=Languages("en,ko,km"), limit=4)
+    >>> made = evaluate(config, Path("scores"))
+    >>> scores = json.loads((made.path / "scores.json").read_text(encoding="utf-8"))
+    >>> khmer = scores["models"]["w4"]["languages"]["km"]
+    >>> 0 < khmer["kl"]["low"] <= khmer["kl"]["value"] <= khmer["kl"]["high"]
+    True
+    >>> scores["models"]["w4"]["worst"]["kl"] in ("en", "ko", "km")
+    True
     """
     job = ledger.begin(out, "evaluate", options(config), inputs(config), _REVISION)
     if job.done:
@@ -167,8 +180,9 @@ def _measure(
     if missing:
         cost = {language: sum(len(t.encode()) for t in passages[language].values()) for language in passages}
         # About how much of the work is the layers' and how much the head's, in the same unit.
-        total = sum(2 * len(folders) * cost[language] for language in missing)
+        total = 2 * len(folders) * sum(cost.values())
         with progress(f"evaluate {job.out.name}", total) as bar:
+            bar.skip(2 * len(folders) * sum(cost[tag] for tag in passages if tag not in missing))
             heads = _states(job, folders, reference, {tag: passages[tag] for tag in missing}, cost, bar)
             for language in missing:
                 _score(job, heads, reference, language, kept[language])
@@ -202,12 +216,14 @@ def _states(
         engine = Engine(folder)
         for language, texts in passages.items():
             file = _states_file(job, index, language)
-            if not file.is_file():
-                states = engine.states(list(texts.values()))
-                tensors = {f"hidden-{i}": pending(hidden) for i, (hidden, _) in enumerate(states)}
-                tensors |= {f"ids-{i}": pending(ids) for i, (_, ids) in enumerate(states)}
-                write_shard(file, tensors)
-                job.tick()
+            if file.is_file():
+                bar.skip(cost[language])
+                continue
+            states = engine.states(list(texts.values()))
+            tensors = {f"hidden-{i}": pending(hidden) for i, (hidden, _) in enumerate(states)}
+            tensors |= {f"ids-{i}": pending(ids) for i, (_, ids) in enumerate(states)}
+            write_shard(file, tensors)
+            job.tick()
             bar.step(cost[language], f"{name} {language}")
         head = engine.head
         first = heads.get(reference)

@@ -13,6 +13,11 @@ def inspect(source: str) -> dict[str, Any]:
     """Facts about a model or an artifact's folder; `path` is the loadable folder.
 
     Raises OnggiError where `source` is neither.
+
+    >>> from onggi.stages import inspect
+    >>> facts = inspect("w4")
+    >>> facts["verb"], facts["options"]["model"], facts["quantization"]
+    ('quantize', 'model', 'pack-quantized')
     """
     folder = Path(source).expanduser()
     found = ledger.artifact(folder) if folder.is_dir() else None

@@ -13,7 +13,7 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, options
+from .base import Plan, Stage, command, options, precision
 
 _REVISION = 1
 SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
@@ -87,6 +87,14 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
     """Write a quantised checkpoint to `out`; see `QuantizeConfig`.
 
     Raises OnggiError for a model or text that is not sound, naming it.
+
+    >>> from pathlib import Path
+    >>> from onggi.stages import QuantizeConfig, quantize
+    >>> made = quantize(QuantizeConfig("model", text="calibration", tokens=768), Path("w4"))
+    >>> {"config.json", "tokenizer.json", "README.md"} <= set(made.record["outputs"])
+    True
+    >>> from transformers import AutoModelForCausalLM
+    >>> loaded = AutoModelForCausalLM.from_pretrained("w4")
     """
     job = ledger.begin(out, "quantize", options(config), inputs(config), _REVISION)
     if job.done:
@@ -114,7 +122,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     if "quantization_config" in source.config:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
-    dtype = _dtype(config, job, device)
+    dtype = precision(job, config.precision, device)
     calibration, source_text = (None, {}) if config.method == "rtn" else _calibration(config, folder)
     release_memory()
     decoder = skeleton(folder, dtype)
@@ -212,22 +220,6 @@ def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, A
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     say(f"Calibration tokens: {said} (from {found.name}).")
     return drawn, {"text": found.name, "licence": found.licence}
-
-
-def _dtype(config: QuantizeConfig, job: ledger.Job, device: Any) -> Any:
-    """The precision of the pass. Kept with the job: a run that goes on elsewhere must not change it."""
-    import torch
-
-    kept = job.partial / "precision"
-    name = kept.read_text() if kept.is_file() else config.precision
-    if name == "auto":
-        fast = device.type == "cuda" or any(
-            torch.cpu.get_capabilities().get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")
-        )
-        name = "bf16" if fast else "fp32"
-    with ledger.writing(kept) as aside:
-        aside.write_text(name)
-    return torch.bfloat16 if name == "bf16" else torch.float32
 
 
 def plan(config: QuantizeConfig) -> Plan:

@@ -54,6 +54,12 @@ def _evaluation(folder: str) -> Artifact:
 def report(config: ReportConfig, out: Path) -> Artifact:
     """Write `out`/report.html and report.md; see `ReportConfig`. Raises OnggiError for a folder that
     is no evaluation, a language without phrases.
+
+    >>> from pathlib import Path
+    >>> from onggi.stages import ReportConfig, report
+    >>> made = report(ReportConfig(["scores"]), Path("report"))
+    >>> sorted(made.record["outputs"])
+    ['report.html', 'report.md']
     """
     from ..report import content, html, markdown
 

@@ -47,10 +47,14 @@ def inputs(config: TextConfig) -> dict[str, Any]:
 def text(config: TextConfig, out: Path) -> Artifact:
     """Write `out`/text.parquet; see `TextConfig`. Raises OnggiError for a source that is not sound.
 
+    >>> from pathlib import Path
+    >>> from onggi.languages import Languages
     >>> from onggi.stages import TextConfig, text
-    >>> made = text(TextConfig("probe", Languages("en,ko,km")), folder / "text")
-    >>> sorted(made.record["outputs"])
-    ['text.parquet']
+    >>> made = text(TextConfig("starter", Languages("en,ko,km")), Path("calibration"))
+    >>> made.record["passages"]
+    {'en': 102, 'ko': 14, 'km': 13}
+    >>> made.path / "text.parquet"
+    PosixPath('calibration/text.parquet')
     """
     from .. import text as sources
 

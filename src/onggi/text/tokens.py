@@ -17,7 +17,8 @@ from ..errors import OnggiError, one_line
 
 
 class Tokens:
-    """A model's tokenizer: `encode` for content, `prefix` for what every sequence begins with.
+    """A model's tokenizer: `encode` for content, `prefix` for what every sequence begins with,
+    `starts` for whether the tokenizer sets that token itself.
 
     `tokenizer.json` is used as it stands: it is the whole tokenizer, and for a vocabulary of 262,144
     transformers' wrapper around it takes as much memory again as the small models it serves.
@@ -29,7 +30,7 @@ class Tokens:
             self.tokenizer = self._load(folder)
         except Exception as error:  # the libraries raise many kinds for a broken or missing file
             raise OnggiError(f"{folder}: no tokenizer that loads ({one_line(error)}).") from error
-        bos, eos = _token(folder, "bos_token"), _token(folder, "eos_token")
+        bos, eos = special_token(folder, "bos_token"), special_token(folder, "eos_token")
         first = self.tokenizer.encode("a", add_special_tokens=True).ids[:1]
         # A tokenizer may have a start token and not set it: SmolLM2-Instruct's starts a chat turn.
         candidates = [bos] if self._id(bos) in first else ["<|endoftext|>" if bos else None, bos, eos]
@@ -37,6 +38,7 @@ class Tokens:
         if not known:
             raise OnggiError(f"{folder}: the tokenizer has neither a start nor an end token.")
         self.prefix: int = known[0]
+        self.starts: bool = first == [self.prefix]
 
     def _load(self, folder: Path) -> tokenizers.Tokenizer:
         if (folder / "tokenizer.json").is_file():
@@ -55,12 +57,49 @@ class Tokens:
         found: int | None = self.tokenizer.token_to_id(token) if token else None
         return found
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of the text alone, nothing added."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, special: bool = True) -> list[int]:
+        """Token ids of the text alone, nothing added. Where `special` is false, the text of a special
+        token is text like any other.
+        """
+        self.tokenizer.encode_special_tokens = not special
+        try:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        finally:
+            self.tokenizer.encode_special_tokens = False
 
 
-def _token(folder: Path, name: str) -> str | None:
+class Stream:
+    """The text of tokens that come one at a time, in pieces of whole characters.
+
+    A character may be made of several tokens (bytes). Decoded too early it is U+FFFD, so what ends in
+    that is held back until it is whole. Each token decodes all so far again: what a token's text is
+    depends on those before it, in ways that differ from tokenizer to tokenizer.
+    """
+
+    def __init__(self, tokens: Tokens):
+        self._tokenizer = tokens.tokenizer
+        self._ids: list[int] = []
+        self._said = 0  # characters given out
+
+    def push(self, token: int) -> str:
+        """The text that `token` completes, perhaps none."""
+        self._ids.append(token)
+        return self._rest(self._decoded().rstrip("\ufffd"))
+
+    def end(self) -> str:
+        """What is held back when no more tokens come: broken characters, as U+FFFD."""
+        return self._rest(self._decoded())
+
+    def _decoded(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=True)
+
+    def _rest(self, text: str) -> str:
+        piece = text[self._said :]
+        self._said += len(piece)
+        return piece
+
+
+def special_token(folder: Path, name: str) -> str | None:
     """The special token `name` of a model folder's tokenizer, as its config spells it."""
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / file).is_file():

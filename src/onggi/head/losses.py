@@ -1,0 +1,157 @@
+"""Losses over the whole vocabulary, forward and backward, a chunk of positions at a time.
+
+Autograd would keep the logits of every token until the backward pass. But the gradient of the cross-entropy
+with respect to the logits is known as soon as they are, so each chunk's logits are turned into what they
+give to the gradients of the hidden states and of the head's weight, and are gone before the next
+chunk comes. What is kept is as large as the head and as the hidden states, whatever the number of tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .chunks import Head
+
+# Positions of one chunk: with a vocabulary of 262,144 its logits are half a gigabyte in fp32.
+# Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
+_POSITIONS = 512
+
+
+def cross_entropy(
+    hidden: Tensor,
+    head: Head,
+    targets: Tensor,
+    weights: Tensor | None = None,
+    *,
+    positions: int = _POSITIONS,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Σ weights · −log p(target), nats, a scalar whose backward pass reaches `hidden` and the head.
+
+    hidden: (positions, hidden size), the states that predict `targets` (positions,), token ids.
+    weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. dtype: of
+    the matrix products; everything between them is fp32 (or wider, where `dtype` is). The head's
+    bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
+    bias; they can be gone back through once, and not differentiated again.
+    Raises `ValueError` where shapes differ or a target is not in the vocabulary.
+    """
+    count = len(targets)
+    if hidden.shape != (count, head.weight.shape[1]):
+        raise ValueError(f"hidden states {tuple(hidden.shape)} do not fit {count} targets and the head.")
+    if weights is None:
+        weights = torch.full((count,), 1.0 / max(count, 1), device=hidden.device)
+    if weights.shape != targets.shape:
+        raise ValueError(f"{len(weights)} weights for {count} targets.")
+    trained = weights != 0
+    if not bool(trained.all()):
+        hidden, targets, weights = hidden[trained], targets[trained], weights[trained]
+    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < head.vocabulary:
+        raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
+    loss: Tensor = _CrossEntropy.apply(
+        hidden, head.weight, head.bias, targets, weights, head, positions, dtype, torch.is_grad_enabled()
+    )
+    return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """See `cross_entropy`; the gradients are made in the forward pass and only scaled in the backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        weights: Tensor,
+        head: Head,
+        positions: int,
+        dtype: torch.dtype,
+        backward: bool,
+    ) -> Tensor:
+        wide = torch.promote_types(dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            wanted = [backward and needed for needed in ctx.needs_input_grad[:3]]
+            kept = [
+                torch.zeros_like(tensor, dtype=wide) if need and tensor is not None else None
+                for need, tensor in zip(wanted, (hidden, weight, bias), strict=True)
+            ]
+            states, rows = hidden.to(dtype), weight.to(dtype)
+            room = _Room(min(positions, len(targets)), rows, wide)
+            loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
+            for start in range(0, len(targets), positions):
+                chunk = slice(start, start + positions)
+                loss += _chunk(
+                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, kept, chunk, room
+                )
+        ctx.gradients = kept
+        return loss.to(wide)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        scale = outer[0]
+        # Given away, not copied: the head's gradient is as large as the head.
+        gradients, ctx.gradients = ctx.gradients, None
+        if float(scale) != 1.0:
+            gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
+        return (*gradients, None, None, None, None, None, None)
+
+
+class _Room:
+    """Memory that every chunk uses again: to be given new pages for each costs as much as the arithmetic."""
+
+    def __init__(self, positions: int, rows: Tensor, wide: torch.dtype):
+        shape = (positions, len(rows))
+        self.products = torch.empty(shape, dtype=rows.dtype, device=rows.device)
+        narrow = rows.dtype != wide
+        self.logits = torch.empty(shape, dtype=wide, device=rows.device) if narrow else self.products
+        self.of_weight = torch.empty_like(rows) if narrow else None
+
+
+def _chunk(
+    states: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    head: Head,
+    kept: list[Tensor | None],
+    chunk: slice,
+    room: _Room,
+) -> Tensor:
+    """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias)."""
+    count = len(targets)
+    products, logits = room.products[:count], room.logits[:count]  # (chunk, vocab)
+    torch.mm(states, rows.T, out=products)
+    if logits.dtype != products.dtype:
+        logits.copy_(products)
+    logits = head.finished(logits, 0, head.vocabulary)
+    target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    of_hidden, of_weight, of_bias = kept
+    training = any(grad is not None for grad in kept)
+    slope = 1 - (logits / head.softcap) ** 2 if head.softcap is not None and training else None
+    top = logits.amax(dim=1)
+    gradient = logits.sub_(top.unsqueeze(1)).exp_()
+    total = gradient.sum(dim=1)
+    loss = (weights * (total.log() + top - target)).double().sum()
+    if not training:
+        return loss
+    gradient *= (weights / total).unsqueeze(1)  # weight · p, and at the target weight · (p − 1)
+    gradient[torch.arange(count, device=targets.device), targets] -= weights
+    if slope is not None:
+        gradient *= slope
+    if of_bias is not None:
+        of_bias += gradient.sum(dim=0)
+    if head.scale != 1.0:
+        gradient *= head.scale
+    if gradient.dtype != products.dtype:
+        gradient = products.copy_(gradient)
+    if of_hidden is not None:
+        of_hidden[chunk] = gradient @ rows
+    if of_weight is not None and room.of_weight is None:
+        of_weight.addmm_(gradient.T, states)
+    elif of_weight is not None:
+        of_weight += torch.mm(gradient.T, states, out=room.of_weight)
+    return loss

@@ -1,0 +1,1 @@
+"""One trainer with a loss argument, and the losses it is given."""
