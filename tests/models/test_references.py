@@ -34,6 +34,9 @@ from onggi.models.references import Reference, parse, parse_all
         ("package:gemma3-270m", "gemma3-270m", "package:gemma3-270m"),
         ("base=package:gemma3-270m", "base", "package:gemma3-270m"),
         ("http://host:80/v1#qwen", "qwen", "http://host:80/v1#qwen"),
+        ("http://host:80/v1#gemma3:270m", "gemma3:270m", "http://host:80/v1#gemma3:270m"),
+        ("https://host/v1#meta-llama/Llama-3-8B", "Llama-3-8B", "https://host/v1#meta-llama/Llama-3-8B"),
+        ("옹기=http://[::1]:8000/v1#모델", "옹기", "http://[::1]:8000/v1#모델"),
         ("옹기=/모델/w4", "옹기", "/모델/w4"),
         ("/모델/ខ្មែរ", "ខ្មែរ", "/모델/ខ្មែរ"),
         ("runs/lr=3/w4", "w4", "runs/lr=3/w4"),
@@ -61,7 +64,9 @@ def test_two_of_one_name_are_told_apart_by_the_user() -> None:
         ("no-such-model", "no such folder or file. A model is a folder, a .gguf file, a hub id (owner/name)"),
         ("./no/such/folder", "no such folder or file"),
         ("none.gguf", "none.gguf: no such file"),
-        ("http://host/v1#m", "models behind a server cannot be loaded"),
+        ("http://host/v1", "names no model; write http://HOST:PORT/v1#NAME"),
+        ("http:///v1#m", "names no model"),
+        ("http://host:ខ្មែរ/v1#m", "is no address of a server"),
         (__file__, "is a file, but not a .gguf"),
     ],
 )
@@ -122,6 +127,36 @@ def test_an_unfinished_folder_is_no_model(tiny: Path, tmp_path: Path) -> None:
     (copy / ".partial").mkdir()
     with pytest.raises(OnggiError, match="is unfinished; run the stage that makes it again"):
         references.fingerprint(str(copy))
+
+
+def test_a_model_behind_a_server_has_a_fingerprint_and_no_folder() -> None:
+    source = "http://Host:8000/v1/#نموذج/qwen.gguf"
+    assert references.served(source) == references.Served("http://host:8000/v1", "نموذج/qwen.gguf")
+    assert references.fingerprint(source) == "http://host:8000/v1#نموذج/qwen.gguf"
+    assert references.fingerprint("http://host:8000/v1#other") != references.fingerprint(source)
+    assert references.size(source) is references.gguf(source) is references.served("owner/name") is None
+    with pytest.raises(OnggiError, match="models behind a server cannot be loaded"):
+        references.resolve(source)
+
+
+@pytest.mark.parametrize(
+    "source", ["http://me:sesame@host/v1#m", "http://me:sesame@[host:x/v1", "https://host/v1?key=sesame#m"]
+)
+def test_a_key_in_an_address_is_refused_and_not_repeated(source: str) -> None:
+    for ask in (parse, references.resolve, references.fingerprint, lambda s: parse(f"name={s}")):
+        with pytest.raises(OnggiError, match="ONGGI_API_KEY in the environment") as error:
+            ask(source)
+        assert "sesame" not in str(error.value)
+
+
+def test_the_gguf_behind_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF")
+    assert references.gguf(str(file)) == references.gguf(str(tmp_path)) == file
+    (tmp_path / "config.json").write_text("{}")
+    assert references.gguf(str(tmp_path)) is references.gguf("none.gguf") is None
+    small = references.gguf("package:smollm2-135m")
+    assert small is not None and small.suffix == ".gguf"
 
 
 @contextlib.contextmanager

