@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+from .. import ledger
 from ..engines.protocol import Generates, Sampling, Scores
+from ..text import confusion
+from ..text.prompts import Prompt
 from .tasks import Choice, Item, Open, Task, chrf
 
+
+class Named(Protocol):
+    """What has an id."""
+
+    @property
+    def id(self) -> str:
+        """Its own among those asked together."""
+        ...
+
+
+T = TypeVar("T", bound=Named)
 # What is known of one item under one model: `item`, its id, and `value` by the task's metric, always.
 Row = Mapping[str, Any]
 _LONGEST = 512  # tokens of an answer to an open item
@@ -72,7 +87,9 @@ def _chosen(task: Task, item: Choice, scores: Mapping[tuple[str, str], float]) -
 
 def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Row]:
     """Each item answered in free text, greedily, up to the task's stop."""
-    sampling = Sampling(max_tokens=_LONGEST, stop=task.stop)
+    # A translation is about as long as what it should be; a model that goes on and on is cut.
+    longest = max((len(item.answer.encode()) for item in items), default=0) // 2 + 32
+    sampling = Sampling(max_tokens=min(longest, _LONGEST), stop=task.stop)
     for number, said in engine.generate([item.prompt for item in items], sampling):
         item = items[number]
         yield {
@@ -82,6 +99,33 @@ def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Ro
             "finish": said.finish,
             "tokens": said.tokens,
         }
+
+
+def answer(engine: Generates, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
+    """The answer to each prompt as it ends, with `values`: whether it is in the language asked for, what
+    leaks into it, how it ends (`text.confusion`), and, where the prompt has a right answer, `exact` (the
+    same text, but for case, spaces and a full stop) and `chrf`.
+    """
+    for number, said in engine.generate([prompt.messages for prompt in prompts], sampling):
+        prompt = prompts[number]
+        values = confusion.check(said.text, prompt.lang, prompt.text, finish=said.finish).values()
+        if prompt.answer is not None:
+            values["exact"] = float(_plain(said.text) == _plain(prompt.answer))
+            values["chrf"] = chrf(said.text.strip(), prompt.answer)
+        yield {
+            "item": prompt.id,
+            "output": said.text,
+            "finish": said.finish,
+            "tokens": said.tokens,
+            "prompt_tokens": said.prompt_tokens,
+            "seconds": round(said.seconds, 3),
+            "error": said.error,
+            "values": values,
+        }
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split()).rstrip(".。।។؟?! ")
 
 
 def read(file: Path) -> dict[str, Row]:
@@ -96,16 +140,17 @@ def read(file: Path) -> dict[str, Row]:
 def complete(
     file: Path,
     kept: Mapping[str, Row],
-    items: Sequence[Item],
-    ask: Callable[[Sequence[Item]], Iterator[Row]],
+    items: Sequence[T],
+    ask: Callable[[Sequence[T]], Iterator[Row]],
     step: Callable[[], None],
 ) -> dict[str, Row]:
     """Item → row of all `items`: what is `kept` in `file` (JSON lines), the others asked for and added
     to it as they come. `step` is called for each of them.
     """
     found = dict(kept)
+    with ledger.writing(file) as aside:
+        aside.write_bytes(b"".join(map(_line, kept.values())))
     with file.open("ab") as out:
-        out.truncate(sum(len(_line(row)) for row in kept.values()))
         for row in ask([item for item in items if item.id not in kept]):
             out.write(_line(row))
             out.flush()

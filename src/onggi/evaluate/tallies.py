@@ -109,3 +109,30 @@ def _changes(
         }
         for language, found in verdicts.items()
     }
+
+
+def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """model → language → metric → entry, of answers to prompts: the mean of each of their `values`.
+
+    A metric is there for the answers it is defined for, and `n` says how many; one that only marks what
+    was found (`script/Hani`, `line/en`) counts the others as 0. Answers that failed are left out and
+    counted in `failed`.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for model, by_language in rows.items():
+        found[model] = {}
+        for language, own in by_language.items():
+            good = [row["values"] for row in own if row["finish"] != "error"]
+            entries: dict[str, Any] = {"failed": {"value": len(own) - len(good), "n": len(own)}}
+            for metric in sorted({metric for values in good for metric in values}):
+                sparse = "/" in metric
+                values = [row.get(metric, 0.0) for row in good if sparse or metric in row]
+                interval = statistics.interval(values, bounds=(0.0, 100.0 if metric == "chrf" else 1.0))
+                entries[metric] = {
+                    "value": interval.value,
+                    "low": _number(interval.low),
+                    "high": _number(interval.high),
+                    "n": interval.n,
+                }
+            found[model][language] = entries
+    return found

@@ -16,18 +16,21 @@ from ..progress import progress, say
 from .base import Names, Plan, Stage, command, options
 
 if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
+    from ..evaluate.records import Items
     from ..models.references import Reference
     from ..text import Text
+    from ..text.prompts import Prompt
 
 _REVISION = 2
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Score models in every language: on a text, on tasks, each against a reference.
+    """Score models in every language: on a text, on tasks, on answers to prompts, each against a reference.
 
     Writes DIR/scores.json (every measure with its interval and verdict) and DIR/items.parquet (one
-    row per model, language, item and measure). Scores are computed in fp32.
+    row per model, language, item and measure); with --prompts DIR/answers.jsonl too. Scores are
+    computed in fp32. A model behind a server (http://HOST:PORT/v1#NAME) can only answer prompts.
     """
 
     models: list[str]
@@ -36,16 +39,21 @@ class EvaluateConfig:
     """What they are measured against: a NAME from the line, or a MODEL; default: the first of the line."""
     text: str | None = None
     """Text to score: a source as `onggi text` takes. Default: the shipped probe, everyday passages
-    with the same content in 12 languages over 10 scripts; with --tasks, none."""
+    with the same content in 12 languages over 10 scripts; with --tasks or --prompts, none."""
     tasks: Names | None = None
     """Tasks to ask, as capitals,number_words; see --list-tasks. Those made from parallel text take
     --text, else the probe."""
     shots: int = 0
     """Solved items before each item of a task; at most 5."""
+    prompts: str | None = None
+    """A JSONL file of prompts to answer, {"_id", "prompt" or "messages", "lang", "answer"?}: was the answer
+    in the language asked for, do other scripts leak into it, does it loop, is it right."""
+    max_tokens: int = 256
+    """Longest answer to a prompt, in tokens."""
     languages: Languages | None = None
     """Languages to score, as en,ko,km; default: all that the text has, for tasks those of the probe."""
     limit: int | None = None
-    """At most so many passages, and items of a task, per language; default: all."""
+    """At most so many passages, items of a task, and prompts, per language; default: all."""
     margin: float = 0.01
     """A relative change of nll_per_passage smaller than this does not matter, nor one of a task's accuracy
     by so much (0.01 is one point): the verdict is then `equivalent within 1%`."""
@@ -60,11 +68,13 @@ class EvaluateConfig:
             raise OnggiError(f"limit: {self.limit} is not a number of passages.")
         if self.shots < 0:
             raise OnggiError(f"shots: {self.shots} is not a number of solved items.")
+        if self.max_tokens < 1:
+            raise OnggiError(f"max_tokens: {self.max_tokens} is not a number of tokens.")
 
     @property
     def scored_text(self) -> str | None:
-        """The text whose passages are scored, None where only tasks are asked."""
-        return self.text or (None if self.tasks else "probe")
+        """The text whose passages are scored, None where only tasks or prompts are asked."""
+        return self.text or (None if self.tasks or self.prompts else "probe")
 
 
 def _references(config: EvaluateConfig) -> tuple[list[Reference], str]:
@@ -101,8 +111,15 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
     return {
         "models": {r.name: references.fingerprint(r.source) for r in line},
         "reference": name,
-        "text": text.fingerprint(config.text or "probe", config.languages),
+        "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
+        "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
     }
+
+
+def _file(path: str) -> Path:
+    if not Path(path).is_file():
+        raise OnggiError(f"prompts: {path}: there is no such file.")
+    return Path(path)
 
 
 def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
@@ -136,12 +153,20 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
 
 def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from .. import text
+    from ..evaluate.records import Items
     from ..models import references
 
     line, reference = _references(config)
-    found = text.load(config.text or "probe", config.languages)
-    asked = _tasks(config, found)
-    folders = {r.name: references.resolve(r.source) for r in line}
+    served = {r.name: found for r in line if (found := references.served(r.source))}
+    if served and (config.scored_text or config.tasks):
+        raise OnggiError(
+            f"models: {next(iter(served))} is behind a server, which gives no log-likelihoods of a given text; "
+            "it can only answer --prompts, without --text and --tasks."
+        )
+    # Translation needs its English, whichever languages are scored.
+    asked = _tasks(config, text.load(config.text or "probe")) if config.tasks else {}
+    prompts = _prompts(config)
+    folders = {r.name: references.resolve(r.source) for r in line if r.name not in served}
     scores: dict[str, Any] = {
         "reference": reference,
         "text": None,
@@ -149,30 +174,36 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         "languages": [],
         "passages": {},
         "margin": config.margin,
-        "models": {
-            r.name: {
-                "source": r.source,
-                "bytes": sum(file.stat().st_size for file in folders[r.name].glob("*.safetensors")),
-                "about": {k: v for k, v in references.about(folders[r.name]).items() if k != "layers"},
-                "languages": {},
-                "worst": {},
-            }
-            for r in line
-        },
+        "models": {r.name: _about(r, folders.get(r.name)) for r in line},
         "comparisons": [],
     }
-    items = _Items()
+    items, outputs = Items(), ["scores.json", "items.parquet"]
     if config.scored_text:
-        _score_text(config, job, found, folders, scores, items)
+        _score_text(config, job, text.load(config.scored_text, config.languages), folders, scores, items)
     if asked:
         _score_tasks(config, job, asked, folders, scores, items)
+    if prompts:
+        sources: dict[str, Any] = {r.name: folders.get(r.name, r.source) for r in line}
+        _answer_prompts(config, job, prompts, sources, scores, items)
+        outputs.append("answers.jsonl")
     ledger.write_json(job.work / "scores.json", scores)
     items.write(job.work / "items.parquet")
     return job.finish(
-        ["scores.json", "items.parquet"],
+        outputs,
         command=command(STAGE, config, job.out),
         before=_commands([config.text or "probe", *(r.source for r in line)]),
     )
+
+
+def _about(r: Reference, folder: Path | None) -> dict[str, Any]:
+    """The entry of a model before anything is measured; folder: None for one behind a server."""
+    from ..models import references
+
+    size, about = None, {}
+    if folder is not None:
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        about = {key: value for key, value in references.about(folder).items() if key != "layers"}
+    return {"source": r.source, "bytes": size, "about": about, "languages": {}, "worst": {}}
 
 
 def _score_text(
@@ -181,7 +212,7 @@ def _score_text(
     found: Text,
     folders: Mapping[str, Path],
     scores: dict[str, Any],
-    items: _Items,
+    items: Items,
 ) -> None:
     """Every model on the passages of a text; into `scores` and `items`."""
     from ..evaluate import passages as measuring
@@ -242,7 +273,7 @@ def _score_tasks(
     asked: Mapping[str, Mapping[str, list[Any]]],
     folders: Mapping[str, Path],
     scores: dict[str, Any],
-    items: _Items,
+    items: Items,
 ) -> None:
     """Every model on every task, one loaded at a time; into `scores` and `items`."""
     import functools
@@ -291,51 +322,75 @@ def _score_tasks(
         items.add_task(name, task.metric, by_model)
 
 
-class _Items:
-    """What `items.parquet` holds: of every item the numbers that all measures are made of."""
+def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
+    """Language → prompts."""
+    from ..text import prompts
 
-    def __init__(self) -> None:
-        names = ("model", "language", "task", "item", "metric", "value", "tokens")
-        self.columns: dict[str, list[Any]] = {name: [] for name in names}
+    found: dict[str, list[Prompt]] = {}
+    if config.prompts:
+        for prompt in prompts.load(config.prompts, config.languages):
+            found.setdefault(prompt.lang, []).append(prompt)
+    return {language: own[: config.limit] for language, own in found.items()}
 
-    def _add(self, *row: Any) -> None:
-        for column, cell in zip(self.columns.values(), row, strict=True):
-            column.append(cell)
 
-    def add_text(
-        self,
-        measured: Mapping[str, Mapping[str, Any]],
-        passages: Mapping[str, Mapping[str, str]],
-        text: str,
-    ) -> None:
-        """Of a passage: nats, nats of divergence, tokens that agree, bytes."""
-        for language, by_model in measured.items():
-            for name, sums in by_model.items():
-                sizes = [len(content.encode()) for content in passages[language].values()]
-                metrics = {"nll": sums.nll, "kl": sums.kl, "top1_agreement": sums.agree, "bytes": sizes}
-                for metric, values in metrics.items():
-                    for item, value, tokens in zip(
-                        passages[language], values or (), sums.tokens, strict=False
-                    ):
-                        self._add(name, language, text, item, metric, float(value), tokens)
+def _answer_prompts(
+    config: EvaluateConfig,
+    job: ledger.Job,
+    prompts: Mapping[str, list[Prompt]],
+    sources: Mapping[str, Any],
+    scores: dict[str, Any],
+    items: Items,
+) -> None:
+    """Every model's answers, one loaded at a time; into `scores`, `items` and answers.jsonl."""
+    import functools
+    import json
 
-    def add_task(self, task: str, metric: str, rows: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-        """Of an item: its value by the task's metric; tokens where an answer was written."""
+    from ..engines import server
+    from ..engines.protocol import Sampling
+    from ..engines.transformers import Engine
+    from ..evaluate import answering, tallies
+
+    sampling = Sampling(max_tokens=config.max_tokens)
+    rows: dict[str, dict[str, list[Any]]] = {}
+    count = sum(map(len, prompts.values()))
+    with progress(f"evaluate {job.out.name}: prompts", count * len(sources)) as bar:
+        for index, (model, source) in enumerate(sources.items()):
+            engine: Any = None
+            for language, own in prompts.items():
+                file = job.partial / f"answers-{index}-{language}.jsonl"
+                # What failed is asked again: the server may have come back.
+                kept = {key: row for key, row in answering.read(file).items() if row["finish"] != "error"}
+                bar.skip(len(kept))
+                if len(kept) < len(own):
+                    bar.step(0, f"loading {model}")
+                    if engine is None:
+                        engine = Engine(source) if isinstance(source, Path) else server.Engine(source)
+                    step = functools.partial(bar.step, 1, f"{model} {language}")
+                    ask = functools.partial(answering.answer, engine, sampling=sampling)
+                    kept = answering.complete(file, kept, own, ask, step)
+                    job.tick()
+                rows.setdefault(model, {})[language] = [kept[prompt.id] for prompt in own]
+            del engine
+            gc.collect()
+    tallied = tallies.tally_answers(rows)
+    for model, entries in tallied.items():
+        for language, metrics in entries.items():
+            own_scores = scores["models"][model]["languages"].setdefault(language, {})
+            own_scores |= {f"prompts/{metric}": entry for metric, entry in metrics.items()}
+    scores["prompts"] = {
+        "source": config.prompts,
+        "languages": {language: len(own) for language, own in prompts.items()},
+        "sampling": {"max_tokens": config.max_tokens, "temperature": 0.0},
+    }
+    with (job.work / "answers.jsonl").open("w", encoding="utf-8") as out:
         for model, by_language in rows.items():
-            for language, own in by_language.items():
-                for row in own:
-                    self._add(model, language, task, row["item"], metric, row["value"], row.get("tokens"))
-
-    def write(self, path: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        types = {"value": pa.float64(), "tokens": pa.int64()}
-        table = pa.table(
-            {key: pa.array(cells, types.get(key, pa.string())) for key, cells in self.columns.items()}
-        )
-        with ledger.writing(path) as aside:
-            pq.write_table(table, aside, compression="zstd")
+            terms = scores["models"][model]["about"].get("terms")
+            for language, answered in by_language.items():
+                for prompt, row in zip(prompts[language], answered, strict=True):
+                    items.add_answer(model, language, row)
+                    said = {"_id": prompt.id, "messages": list(prompt.messages), "lang": language}
+                    said |= {"model": model, "answer": row["output"], "finish": row["finish"], "terms": terms}
+                    out.write(json.dumps(said, ensure_ascii=False) + "\n")
 
 
 def _commands(sources: Sequence[str]) -> list[str]:
