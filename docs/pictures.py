@@ -30,7 +30,7 @@ def main(scores: Path) -> None:
             end = page.locator("figcaption").first.bounding_box()
             page.screenshot(
                 path=HERE / f"report.{language}.png",
-                clip={"x": 0, "y": 0, "width": 1000, "height": end["y"] + end["height"] + 24},
+                clip={"x": 0, "y": 0, "width": 1000, "height": end["y"] + end["height"] + 8},
                 full_page=True,
             )
 

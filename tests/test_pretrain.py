@@ -99,6 +99,7 @@ def test_the_grid_that_it_came_on(tiny_gemma: Path, tmp_path: Path) -> None:
     assert (
         words.startswith(f"off-grid (continued in full precision from {base} for 20 steps")
         and "Q4_0" in words
+        and "linears " in words
     )
     assert card.own_grid({"grid": grid}) == card.grid(grid)
     assert (about["licence"], about["terms"]) == ("gemma", terms)

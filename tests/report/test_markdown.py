@@ -216,6 +216,7 @@ def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 GGUF = {"linears": {"Q5_0": 81, "Q4_K": 27}, "embedding": "Q8_0"}
 FURTHER = {"steps": 200, "text": "starter", "tokens": {"ko": 5120, "el": 5120}}
+LEFT = {**FURTHER, "moved": {"linears": {"off_grid": 0.381}}}
 
 
 @pytest.mark.parametrize(
@@ -227,6 +228,11 @@ FURTHER = {"steps": 200, "text": "starter", "tokens": {"ko": 5120, "el": 5120}}
             {"continued": FURTHER, "base": {"source": "package:gemma3-270m"}},
             "trained on from `package:gemma3-270m`",
             "`package:gemma3-270m`",
+        ),
+        (
+            {"continued": LEFT, "base": {"source": "package:gemma3-270m"}},
+            "now lie 38% as far from the grid they came on as chance would put them",
+            "38%만큼 떨어져",
         ),
     ],
 )

@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -231,6 +232,8 @@ class Terminal:
     def __init__(self, *words: str, columns: int):
         self.pid, self.end = pty.fork()
         if self.pid == 0:
+            # A shell's background job ignores Ctrl-C, and so would what it starts.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
             environment = {**os.environ, "COLUMNS": str(columns), "LINES": "30", "TERM": "xterm"}
             os.execve(sys.executable, [sys.executable, "-m", "onggi", *words], environment)
 

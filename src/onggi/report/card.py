@@ -133,4 +133,9 @@ def own_grid(about: Mapping[str, Any]) -> str:
         return grid(about.get("grid"))
     base = about["base"]
     text = f"off-grid (continued in full precision from {base['source']} for {facts['steps']} steps"
-    return f"{text}, which came on {grid(base['grid'])})" if base.get("grid") else f"{text})"
+    if not base.get("grid"):
+        return f"{text})"
+    left = ", ".join(
+        f"{kind} {moved['off_grid']:.0%}" for kind, moved in facts["moved"].items() if "off_grid" in moved
+    )
+    return f"{text}, which came on {grid(base['grid'])}; as far from that grid now as by chance: {left})"

@@ -185,7 +185,12 @@ def _grid(scores: Scores, say: Phrases) -> list[Block]:
     facts, continued = model["about"].get("grid"), model["about"].get("continued")
     if continued:
         base = model["about"]["base"]["source"]
-        words = say("grid.continued", base=code(base), steps=continued["steps"])
+        far = continued.get("moved", {}).get("linears", {}).get("off_grid")
+        words = (
+            say("grid.continued", base=code(base), steps=continued["steps"])
+            if far is None
+            else say("grid.left", base=code(base), steps=continued["steps"], share=f"{far:.0%}")
+        )
     elif facts:
         linears = ", ".join(f"{kind} × {count}" for kind, count in facts.get("linears", {}).items())
         key = "grid.gguf_embedding" if facts.get("embedding") else "grid.gguf"
