@@ -1,0 +1,159 @@
+"""evaluate's tasks and prompts, from the command line to the files it leaves."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from onggi.cli import main
+from onggi.engines.transformers import Engine
+from onggi.languages import Languages
+from onggi.stages import EvaluateConfig, evaluate
+from onggi.stages.base import Names
+
+TASKS = ["--tasks", "capitals,fill_gap", "--languages", "ko,th,de", "--limit", "4", "--shots", "1"]
+
+SAID = "네, 대한민국의 수도는 서울이며 인구가 아주 많은 도시입니다."
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "stage.json"}
+
+
+def test_tasks_from_the_command_line(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    assert main(["evaluate", f"a={tiny}", f"b={tiny_gemma}", *TASKS, "--out", str(out), "--quiet"]) == 0
+    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    assert scores["reference"] == "a" and scores["text"] is None
+    for tag in ("ko", "th", "de"):
+        entry = scores["models"]["b"]["languages"][tag]["capitals/acc_mutual_info"]
+        assert entry["n"] == 4 and {"verdict", "right_to_wrong", "chance", "p"} <= entry.keys()
+        assert "fill_gap/acc_norm" in scores["models"]["a"]["languages"][tag]
+    items = pq.read_table(out / "items.parquet").to_pylist()
+    assert len(items) == 2 * 2 * 3 * 4
+    # The same items in every language: that is what pairs them.
+    ids = {
+        tag: [r["item"] for r in items if r["language"] == tag and r["model"] == "a"] for tag in ("ko", "th")
+    }
+    assert ids["ko"] == ids["th"]
+    assert "--tasks capitals,fill_gap" in json.loads((out / "stage.json").read_text())["command"]
+
+
+def test_a_stopped_run_ends_in_the_same_bytes(
+    tiny: Path, tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvaluateConfig(
+        [f"a={tiny}", f"b={tiny_gemma}"], tasks=Names("capitals"), languages=Languages("ko,km"), limit=5
+    )
+    whole = files(evaluate(config, tmp_path / "whole").path)
+    score = Engine.score
+
+    def stops(self: Engine, pairs: Any) -> Iterator[Any]:
+        for count, found in enumerate(score(self, pairs)):
+            if self.folder == tiny_gemma and count == 20:
+                raise KeyboardInterrupt
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "score", stops)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config, tmp_path / "stopped")
+    assert list((tmp_path / "stopped" / ".partial").glob("task-0-*"))
+    assert files(evaluate(config, tmp_path / "stopped").path) == whole
+
+
+class Korean(http.server.BaseHTTPRequestHandler):
+    """A chat server that answers everything with one Korean sentence."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        message = {"role": "assistant", "content": SAID}
+        body = {
+            "id": "1",
+            "object": "chat.completion",
+            "created": 0,
+            "model": "m",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+            "usage": {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12},
+        }
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *words: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Korean)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/v1#korean"
+    server.shutdown()
+
+
+def test_prompts_to_a_local_and_a_served_model(tiny: Path, served: str, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [
+        {
+            "_id": "k",
+            "prompt": "대한민국의 수도는 어디인가요?",
+            "lang": "ko",
+            "answer": "네, 대한민국의 수도는 서울이며 인구가 아주 많은 도시입니다",
+        },
+        {"_id": "t", "prompt": "เมืองหลวงของไทยคืออะไร", "lang": "th"},
+        {"_id": "a", "prompt": "ما عاصمة مصر؟", "lang": "ar"},
+    ]
+    prompts.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    out = tmp_path / "scores"
+    words = ["evaluate", f"local={tiny}", f"far={served}", "--prompts", str(prompts), "--max_tokens", "12"]
+    assert main([*words, "--out", str(out), "--quiet"]) == 0
+    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    far = scores["models"]["far"]["languages"]
+    assert far["ko"]["prompts/script"]["value"] == 1 and far["ko"]["prompts/exact"]["value"] == 1
+    assert far["th"]["prompts/script"]["value"] == 0 and far["ar"]["prompts/line"]["value"] == 0
+    assert scores["models"]["far"]["bytes"] is None
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["model"], row["_id"]) for row in answers] == [
+        (m, i) for m in ("local", "far") for i in "kta"
+    ]
+    assert answers[3]["answer"] == SAID
+
+
+def test_a_served_model_is_not_scored_on_text(
+    tiny: Path, served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(tiny), served, "--out", str(tmp_path / "s")]) == 1
+    assert "gives no log-likelihoods" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tasks", "capitols"], "there is no task 'capitols'. Did you mean 'capitals'?"),
+        (["--tasks", "capitals", "--shots", "9"], "has 5 solved items"),
+        (["--tasks", "capitals", "--languages", "yi"], "capitals is in none of yi"),
+        (["--prompts", "nowhere.jsonl"], "there is no such file"),
+        (["--tasks", ","], "is not a list of names"),
+    ],
+)
+def test_mistakes(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["evaluate", str(tiny), *words, "--out", str(tmp_path / "s")]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_list_of_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--list-tasks"]) == 0
+    assert "capitals" in capsys.readouterr().out
