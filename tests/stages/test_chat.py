@@ -276,8 +276,9 @@ def test_on_a_terminal(endless: Path) -> None:
     terminal.say("\x03")  # the answer in hand, not the program
     said = terminal.until(r"stopped.*> $")
     assert "╭" in said and "other" in said
-    time.sleep(0.3)  # readline sees no signal that comes between its prompt and its waiting
-    terminal.say("\x03")
+    # readline sees no signal that comes between its prompt and its waiting, however long that is.
+    while not select.select([terminal.end], [], [], 0.5)[0]:
+        terminal.say("\x03")
     terminal.until(r"/new starts afresh.*> $")
     terminal.say("/help\r")
     terminal.until(r"/new starts afresh.*> $")

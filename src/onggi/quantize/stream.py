@@ -177,6 +177,7 @@ class _Pass:
         self.weights = calibration.weights.reshape(-1).to(device)
         self.dtype = next(decoder.model.parameters()).dtype
         self.done = 0
+        self.singular: dict[str, float] = {}  # first module of a group → the damping it took
 
     def run(self, done: int) -> None:
         """Quantise the layers from `done` on."""
@@ -196,6 +197,11 @@ class _Pass:
                 self.decoder.model(input_ids=ids, use_cache=False)
         except _Stop:
             pass
+        if self.singular:
+            say(
+                f"Inputs nearly singular in {len(self.singular)} groups of modules (first: "
+                f"{next(iter(self.singular))}); solved with a damping of up to {max(self.singular.values()):g}."
+            )
 
     def _fill_others(self) -> None:
         """Read what stands before the layers besides the embedding: positions, a norm."""
@@ -311,7 +317,7 @@ class _LayerWork:
         except OnggiError as error:
             raise OnggiError(f"{place}.{names[0]}: {error}.") from error
         if solution.damping > owner.damping:
-            say(f"{place}.{names[0]}: singular inputs; solved with a damping of {solution.damping:g}.")
+            owner.singular[f"{place}.{names[0]}"] = solution.damping
         log.info("%s.%s: %.5f (rounding %.5f)", place, names[0], solution.error, solution.rounding_error)
         start = 0
         for name, weight in zip(names, weights, strict=True):
