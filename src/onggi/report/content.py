@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import languages as tags
 from ..phrases import Phrases
-from . import figures
+from . import figures, items
 from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, plain
 from .wording import (
     Scores,
@@ -30,17 +30,21 @@ def section(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases)
     """One evaluation: its `scores.json`, the record of the stage that made it, and the command that
     makes the page from it.
     """
-    return [
-        Paragraph(plain(headline(scores, say)), lead=True),
-        Paragraph(_measured(scores, say)),
-        *_damage(scores, say),
-        *_verdicts(scores, say),
-        *_between(scores, say),
-        *_size(scores, say),
-        *_tokens(scores, say),
-        *_grid(scores, say),
-        *_made(scores, record, again, say),
-    ]
+    blocks: list[Block] = []
+    if scores["text"]:
+        blocks += [
+            Paragraph(plain(headline(scores, say)), lead=True),
+            Paragraph(_measured(scores, say)),
+            *_damage(scores, say),
+            *_verdicts(scores, say),
+            *_between(scores, say),
+        ]
+    blocks += items.tasks(scores, say)
+    blocks += items.answers(scores, say)
+    blocks += _size(scores, say)
+    if scores["text"]:
+        blocks += _tokens(scores, say)
+    return [*blocks, *_grid(scores, say), *_made(scores, record, again, say)]
 
 
 def _measured(scores: Scores, say: Phrases) -> str:
@@ -130,7 +134,7 @@ def _verdicts(scores: Scores, say: Phrases) -> list[Block]:
 def _between(scores: Scores, say: Phrases) -> list[Block]:
     if not scores["comparisons"]:
         return []
-    items = []
+    pairs = []
     for pair in scores["comparisons"]:
         found: dict[str, list[str]] = {}
         for tag, entry in pair["languages"].items():
@@ -140,12 +144,12 @@ def _between(scores: Scores, say: Phrases) -> list[Block]:
             for verdict, names in found.items()
         )
         first, second = plain(pair["first"]), plain(pair["second"])
-        items.append(say("between.item", first=first, second=second, found=words))
-    return [Heading(say("between.title")), Paragraph(say("between.about")), Items(items)]
+        pairs.append(say("between.item", first=first, second=second, found=words))
+    return [Heading(say("between.title")), Paragraph(say("between.about")), Items(pairs)]
 
 
 def _size(scores: Scores, say: Phrases) -> list[Block]:
-    names, reference = variants(scores), scores["reference"]
+    names, reference = variants(scores) if scores["text"] else [], scores["reference"]
     whole = scores["models"][reference]["bytes"]
     rows = []
     for name, model in scores["models"].items():
@@ -153,8 +157,10 @@ def _size(scores: Scores, say: Phrases) -> list[Block]:
         if "kl" in model["worst"]:
             tag = model["worst"]["kl"]
             found = f"{value(scores, name, tag)} ({say.name(tag)})"
-        share = f"{model['bytes'] / whole:.0%}" if whole else "–"
-        rows.append([plain(name), megabytes(model["bytes"]), share, found])
+        # A model behind a server has no size that we know.
+        size = megabytes(model["bytes"]) if model["bytes"] else "–"
+        share = f"{model['bytes'] / whole:.0%}" if whole and model["bytes"] else "–"
+        rows.append([plain(name), size, share, found])
     header = [say("size.model"), say("size.weights"), say("size.share"), say("size.worst")]
     drawing: list[Block] = []
     if names:
@@ -202,14 +208,14 @@ def _grid(scores: Scores, say: Phrases) -> list[Block]:
 
 
 def _made(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -> list[Block]:
-    items = []
+    lines = []
     for name, model in scores["models"].items():
         if name != scores["reference"]:
-            items.append(_variant(name, model, scores["text"], say))
+            lines.append(_variant(name, model, scores["text"], say))
     terms = {model["about"].get("terms") for model in scores["models"].values()} - {None}
-    items += [say("made.terms", terms=plain(text)) for text in sorted(terms)]
+    lines += [say("made.terms", terms=plain(text)) for text in sorted(terms)]
     minutes, seconds = divmod(round(record["wall_seconds"]), 60)
-    items.append(
+    lines.append(
         say(
             "made.cost",
             time=say("made.minutes" if minutes else "made.seconds", minutes=minutes, seconds=seconds),
@@ -220,7 +226,7 @@ def _made(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -
     )
     return [
         Heading(say("made.title")),
-        Items(items),
+        Items(lines),
         Paragraph(say("made.again")),
         Code("\n".join([*record["before"], record["command"], again])),
     ]

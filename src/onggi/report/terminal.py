@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from .. import languages as tags
 from ..phrases import Phrases
+from . import items
+from .blocks import Block, Paragraph
+from .blocks import Table as Rows
 from .wording import Scores, by_damage, cell, headline, value, variants, worst
 
 
@@ -15,6 +20,10 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
     """Print headline and damage table of one evaluation. Names are Text: they may hold brackets,
     which are markup to rich.
     """
+    if not scores["text"]:
+        for block in [*items.tasks(scores, say), *items.answers(scores, say)]:
+            _show(console, block)
+        return
     names = variants(scores)
     table = Table(
         title=Text(say("terminal.title", reference=scores["reference"], text=scores["text"])),
@@ -37,3 +46,21 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
     if names:
         console.print(table)
     console.print(f"\n{headline(scores, say)}", markup=False, soft_wrap=True)
+
+
+def _show(console: Console, block: Block) -> None:
+    """A table or the finding of a report on a terminal."""
+    if isinstance(block, Rows):
+        table = Table()
+        for cell in block.header:
+            table.add_column(Text(_bare(cell)))
+        for row in block.rows:
+            table.add_row(*(Text(_bare(cell)) for cell in row))
+        console.print(table)
+    elif isinstance(block, Paragraph) and (block.lead or block.text.startswith("**")):
+        console.print(f"\n{_bare(block.text)}", markup=False, soft_wrap=True)
+
+
+def _bare(text: str) -> str:
+    """Inline Markdown without its marks."""
+    return re.sub(r"\\(.)", r"\1", text.replace("**", ""))
