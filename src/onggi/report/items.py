@@ -38,8 +38,7 @@ def tasks(scores: Scores, say: Phrases) -> list[Block]:
         seen = [e["detectable"] for own in found.values() for e in own.values() if e.get("detectable")]
         note = what
         if seen:
-            limits = {"low": f"{100 * min(seen):.1f}", "high": f"{100 * max(seen):.1f}"}
-            note = f"{what} {say('tasks.detectable', **limits)}"
+            note = f"{what} {say('tasks.detectable', points=f'{100 * max(seen):.1f}')}"
         blocks += [
             Paragraph(f"**{plain(name)}**"),
             Table(header, rows, note=note, languages=list(found)),
