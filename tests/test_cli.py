@@ -100,7 +100,7 @@ def test_asking_is_no_mistake(words: list[str], capsys: pytest.CaptureFixture[st
         ("quantize package:gemma3-270 --text starter --out {out}", "Did you mean 'gemma3-270m'?"),
         ("evaluate a=x a=y --reference z --out {out}", "two models are named 'a' (x and y); name them apart"),
         ("evaluate b a/b --reference z --out {out}", "two models are named 'b' (b and a/b); name them apart"),
-        ("evaluate x --out {out}", "onggi evaluate needs reference"),
+        ("evaluate --out {out}", "onggi evaluate needs models"),
         ("evaluate x --reference x --margin 2 --out {out}", "margin: 2.0 is not a share between 0 and 1"),
         ("evaluate x --reference x --limit 0 --out {out}", "limit: 0 is not a number of passages"),
         ("report {tmp} --out {out}", "{tmp}: is not a finished folder of `onggi evaluate`"),

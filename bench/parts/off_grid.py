@@ -1,7 +1,7 @@
 """The off-grid reference, made once for all benches.
 
 The packaged models lie on the grids of the GGUF files they came as, which flatters schemes that hit upon
-such a grid (DESIGN §4). recipes/off-grid.yaml trains Gemma 3 270M on until its weights have left
+such a grid (DESIGN §4). recipes/off-grid.yaml trains Gemma 3 270M on and its weights move off
 them; the result is kept beside the converted models, where the ledger finds it the next time.
 """
 

@@ -44,7 +44,8 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
     def _expand_help(self, action: Any) -> str:
         text = super()._expand_help(action)
-        return re.sub(r"<class '(?:[\w.]+\.)?(Languages|Names)'>", lambda found: found[1].lower(), text)
+        kinds = r"<class '(?:[\w.]+\.)?(Languages|Names)'>|(?<=\(type: )(Languages|Names)\b"
+        return re.sub(kinds, lambda found: (found[1] or found[2]).lower(), text)
 
 
 def parser(stage: Stage) -> jsonargparse.ArgumentParser:

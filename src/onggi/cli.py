@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"onggi: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("Stopped. The same command goes on from here.")
+        say("Stopped." if words[:1] == ["chat"] else "Stopped. The same command goes on from here.")
         return 130
 
 

@@ -231,7 +231,7 @@ LEFT = {**FURTHER, "moved": {"linears": {"off_grid": 0.381}}}
         ),
         (
             {"continued": LEFT, "base": {"source": "package:gemma3-270m"}},
-            "now lie 38% as far from the grid they came on as chance would put them",
+            "now lie at least 38% as far from",
             "38%만큼 떨어져",
         ),
     ],

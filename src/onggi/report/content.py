@@ -87,20 +87,25 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
         "damage.mean_all": order,
     }
     for key, group in groups.items():
-        if group:
+        if group and (key == "damage.mean_all" or len(group) < len(order)):
             means = [
                 f"{mean([kl(scores, name, tag)['value'] for tag in group]):.{digits(scores, name)}f}"
                 for name in names
             ]
             summary.append([say(key), "", *means])
     starred = any(uncalibrated(scores, name, tag) for name in names for tag in order)
+    panels = figures.damage(scores, say)
+    caption = ["caption", *(["hollow"] if starred else []), *(["scale"] if len(panels) > 1 else [])]
     header = [say("damage.language"), say("damage.script"), *map(plain, names)]
     marks = figures.marks(names)
+    apart = [name for name in scores["models"] if name not in names and name != scores["reference"]]
+    lacking = [Paragraph(say("damage.apart", names=", ".join(map(plain, apart))))] if apart else []
     return [
         heading,
+        *lacking,
         Figure(
-            figures.damage(scores, say),
-            say("damage.caption" if starred else "damage.caption_plain"),
+            panels,
+            " ".join(say(f"damage.{part}") for part in caption),
             [(marks[name], plain(name)) for name in names],
         ),
         Table(
@@ -159,6 +164,8 @@ def _size(scores: Scores, say: Phrases) -> list[Block]:
             found = f"{value(scores, name, tag)} ({say.name(tag)})"
         # A model behind a server has no size that we know.
         size = megabytes(model["bytes"]) if model["bytes"] else "–"
+        if model["about"].get("format") == "gguf":
+            size = say("size.unpacked", size=size)
         share = f"{model['bytes'] / whole:.0%}" if whole and model["bytes"] else "–"
         rows.append([plain(name), size, share, found])
     header = [say("size.model"), say("size.weights"), say("size.share"), say("size.worst")]
@@ -232,32 +239,38 @@ def _made(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -
     ]
 
 
-def _variant(name: str, model: Mapping[str, Any], measured_on: str, say: Phrases) -> str:
+def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: Phrases) -> str:
     about, source = model["about"], code(model["source"])
-    if about.get("continued"):
-        facts = about["continued"]
-        tokens = ", ".join(f"{tag} {count:,}" for tag, count in facts["tokens"].items())
-        what = say("made.continued", steps=facts["steps"], text=code(facts["text"]), tokens=tokens)
-        return say("made.variant", name=plain(name), what=what, source=source)
-    if about.get("made_by") != "onggi quantize":
+    continued, calibration = about.get("continued"), about.get("calibration")
+    learnt = continued or calibration
+    flattered = ""
+    if learnt and learnt["text"] == measured_on:
+        flattered = f" ({say('made.flattered')})"
+    if learnt:
+        tokens = ", ".join(f"{tag} {count:,}" for tag, count in learnt["tokens"].items())
+    if continued:
+        what = say("made.continued", steps=continued["steps"], text=code(continued["text"]), tokens=tokens)
+    elif about.get("made_by") != "onggi quantize":
         return say("made.model", name=plain(name), source=source)
-    method = say(f"method.{about['method']}")
-    calibration = about.get("calibration")
-    if not calibration:
+    elif calibration:
+        what = say(
+            "made.calibrated",
+            scheme=about["scheme"],
+            method=_called("method", about["method"], say),
+            fairness=_called("fairness", about["fairness"], say),
+            text=code(calibration["text"]),
+            tokens=tokens,
+            precision=about["precision"],
+        )
+    else:
+        method = _called("method", about["method"], say)
         what = say("made.quantised", scheme=about["scheme"], method=method)
-        return say("made.variant", name=plain(name), what=what, source=source)
-    what = say(
-        "made.calibrated",
-        scheme=about["scheme"],
-        method=method,
-        fairness=say(f"fairness.{about['fairness']}"),
-        text=code(calibration["text"]),
-        tokens=", ".join(f"{tag} {count:,}" for tag, count in calibration["tokens"].items()),
-        precision=about["precision"],
-    )
-    if calibration["text"] == measured_on:
-        what += f" ({say('made.flattered')})"
-    return say("made.variant", name=plain(name), what=what, source=source)
+    return say("made.variant", name=plain(name), what=what + flattered, source=source)
+
+
+def _called(kind: str, value: str, say: Phrases) -> str:
+    """A method's name in words; as it stands where a later onggi has one that this one does not know."""
+    return say(f"{kind}.{value}") if f"{kind}.{value}" in say else plain(value)
 
 
 def title(evaluations: Sequence[Scores]) -> str:

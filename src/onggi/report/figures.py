@@ -1,7 +1,7 @@
 """The report's drawings, as SVG to stand inside a page.
 
-Marks differ by shape and by being hollow or filled before they differ by colour, so that a print in
-grey and an eye that sees no red tell them apart. Text stays text (`svg.fonttype: none`), drawn by
+Six variants differ by the shape of their marks before they differ by colour, so that a print in grey and
+an eye that sees no red tell them apart; more of them need the tables. Text stays text (`svg.fonttype: none`), drawn by
 the reader's browser in the page's own font: paths of a font that lacks Hangul or Khmer would be
 empty boxes. A drawing is no wider than a phone can show at a legible size; wider pages put several
 side by side.
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from .. import languages as tags
 from ..phrases import Phrases
@@ -157,7 +157,7 @@ def size(scores: Scores, say: Phrases) -> Panel:
 
 def _short(name: str) -> str:
     """A name short enough to stand beside its mark."""
-    return name if cell_len(name) <= 24 else f"{name[:22]}…"
+    return name if cell_len(name) <= 18 else f"{set_cell_size(name, 17).rstrip()}…"
 
 
 def _labels(
@@ -175,6 +175,9 @@ def _labels(
         ceiling = places[i] - line
     for (x, y, words), place in zip(ordered, places, strict=True):
         before = x > right / 2
+        end = x + (-1 if before else 1) * 0.022 * right
+        if abs(place - y) > line / 2:  # pushed away: a line leads back to its mark
+            plot.plot([x, end], [y, place], color="#999999", lw=0.8, zorder=1)
         plot.annotate(
             words,
             (x, y),
@@ -195,7 +198,12 @@ class _drawing:
 
         self._quiet = warnings.catch_warnings()
         self._settings = mpl.rc_context(
-            {"svg.fonttype": "none", "font.size": _FONT, "axes.unicode_minus": False, "text.usetex": False}
+            {
+                "svg.fonttype": "none",
+                "font.size": _FONT,
+                "axes.unicode_minus": False,
+                "text.parse_math": False,
+            }
         )
         self.figure = Figure(figsize=(width / 72, height / 72), dpi=72)
 

@@ -4,6 +4,7 @@ what they show stands in the tables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..phrases import Phrases
@@ -29,7 +30,8 @@ def _block(block: Block) -> str:
         case Items():
             return "\n".join(f"- {item}" for item in block.items)
         case Code():
-            return f"```\n{block.text}\n```"
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
+            return f"{fence}\n{block.text}\n{fence}"
         case Table():
             rows = [block.header, ["---"] * len(block.header), *block.rows, *block.summary]
             table = "\n".join(map(_row, rows))

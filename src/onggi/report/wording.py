@@ -41,8 +41,12 @@ def headline(scores: Scores, say: Phrases) -> str:
     change of KL between the two variants is significant in that language.
     """
     names = variants(scores)
+    if set(scores["models"]) == {scores["reference"]}:
+        return say("headline.reference", reference=scores["reference"])
     if not names:
         return say("headline.none")
+    if all(kl(scores, name, worst(scores, name))["value"] <= 1e-9 for name in names):
+        return say("headline.zero", reference=scores["reference"])
     informed = [name for name in names if calibrated(scores, name)]
     pool = informed if len(informed) > 1 else names
     bad = max(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
@@ -50,12 +54,15 @@ def headline(scores: Scores, say: Phrases) -> str:
     language = worst(scores, bad)
     spoken = say.name(language)
     drift = _drift(scores, bad, language, say)
-    first = say("headline.alone", language=spoken, variant=bad, drift=drift)
+    key = "headline.alone" if len(scores["languages"]) > 1 else "headline.single"
+    first = say(key, language=spoken, variant=bad, drift=drift)
     if good == bad:
         return first
     verdict = _verdict_between(scores, bad, good, language)
+    if verdict is None:
+        return first
     if verdict != "better":
-        found = said(verdict, say) if verdict else say("headline.not_compared")
+        found = said(verdict, say)
         return f"{first} {say('headline.between', bad=bad, good=good, verdict=found, language=spoken)}"
     drift, last = _drift(scores, good, language, say), worst(scores, good)
     if last == language:

@@ -105,7 +105,9 @@ def _show(conversation: Conversation, prompt: str) -> bool:
         console.print(_view(conversation.answers, console))
     else:
         for name, answer in conversation.answers.items():
-            print(f"{name}:\n{answer.text}\n({_facts(answer)})\n", flush=True)
+            # A pipe gets what was said, byte for byte; any terminal only what cannot move its cursor.
+            text = _shown(answer.text).plain if sys.stdout.isatty() else answer.text
+            print(f"{name}:\n{text}\n({_facts(answer)})\n", flush=True)
     return not stopped.is_set()
 
 

@@ -41,8 +41,8 @@ class EvaluateConfig:
     """Text to score: a source as `onggi text` takes. Default: the shipped probe, everyday passages
     with the same content in 12 languages over 10 scripts; with --tasks or --prompts, none."""
     tasks: Names | None = None
-    """Tasks to ask, as capitals,number_words; see --list-tasks. Those made from parallel text take
-    --text, else the probe."""
+    """Tasks to ask, as capitals,number_words. The switch --list-tasks prints them. Those made from parallel
+    text take --text, else the probe."""
     shots: int = 0
     """Solved items before each item of a task; at most 5."""
     prompts: str | None = None
@@ -399,8 +399,9 @@ def _commands(sources: Sequence[str]) -> list[str]:
     for source in sources:
         made = ledger.artifact(Path(source)) if Path(source).is_dir() else None
         if made and "command" in made.record:
-            text = made.record["options"].get("text")
-            found |= dict.fromkeys([*_commands([text] if text else []), made.record["command"]])
+            given = (made.record["options"].get(key) for key in ("text", "model", "init"))
+            before = _commands([source for source in given if isinstance(source, str)])
+            found |= dict.fromkeys([*before, made.record["command"]])
     return list(found)
 
 

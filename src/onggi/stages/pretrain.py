@@ -211,6 +211,11 @@ def _texts(config: PretrainConfig) -> tuple[Passages, Passages, dict[str, Any]]:
     passages = {language: found.passages(language) for language in languages}
     held_out = {}
     for language, texts in passages.items():
+        if len(texts) < 2:
+            raise OnggiError(
+                f"text: {len(texts)} passage in {tags.name(language)} is too little: one is held out; "
+                "leave the language out or give more."
+            )
         order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
         held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // _ONE_IN)]}
     kept = {key for texts in held_out.values() for key in texts}

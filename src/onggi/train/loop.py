@@ -121,7 +121,7 @@ def _restore(
         for name, parameter in parameters.items():
             parameter.copy_(file.get_tensor(f"weight.{name}"))
             optimizer.state[parameter] = {
-                "step": torch.tensor(float(len(losses))),
+                "step": torch.tensor(float(len(losses)), device=parameter.device),
                 **{m: file.get_tensor(f"{m}.{name}").to(parameter.device) for m in _MOMENTS},
             }
     return losses
