@@ -18,7 +18,6 @@ from rich.cells import cell_len
 from onggi import progress
 from onggi.languages import Languages
 from onggi.stages import EvaluateConfig, evaluate
-from onggi.stages import evaluate as stage_function
 
 WORK = """
 import sys, time
@@ -144,7 +143,8 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
 def test_what_is_kept_of_an_evaluation_is_skipped(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = sys.modules[stage_function.__module__]
+    from onggi.evaluate import passages as module
+
     bars: list[progress.Progress] = []
 
     class Kept(progress.Progress):
