@@ -91,8 +91,8 @@ def files(tmp_path: Path) -> list[str]:
     return [*tasks, task(tmp_path, "say_th", "th", **OPEN), task(tmp_path, "say_ko", "ko", **OPEN)]
 
 
-def theirs(folder: Path, files: list[str], **options: Any) -> Any:
-    model = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4)
+def theirs(folder: Path, files: list[str], bos: bool | None = None, **options: Any) -> Any:
+    model = HFLM(pretrained=str(folder), dtype="float32", device="cpu", batch_size=4, add_bos_token=bos)
     manager = TaskManager(include_defaults=False)
     return lm_eval.simple_evaluate(model, tasks=files, task_manager=manager, bootstrap_iters=10, **options)
 
@@ -148,7 +148,7 @@ def test_scores_by_language_and_verdicts(
     assert ours["group_subtasks"]["capitals"] == ["capitals_ko", "capitals_th"]
     value = scores["models"]["b"]["languages"]["ko"]["capitals/acc_mutual_info"]["value"]
     assert ours["results"]["capitals_ko"]["acc_mutual_info,none"] == value
-    assert "|capitals_th|" in make_table(ours).replace(" ", "")
+    assert "capitals_th|" in make_table(ours).replace(" ", "")
     sample = json.loads((out / "samples_b_capitals_ko.jsonl").read_text(encoding="utf-8").splitlines()[0])
     theirs = json.loads((out / "samples_b_pick_ko.jsonl").read_text(encoding="utf-8").splitlines()[0])
     assert sample.keys() - {"acc_mutual_info"} == theirs.keys() - {"acc", "acc_norm"}
@@ -200,7 +200,8 @@ def test_whole_texts_longer_than_the_window(tiny: Path, tmp_path: Path) -> None:
     )
     out = evaluate(EvaluateConfig([f"m={tiny}"], tasks=Names([file]), limit=2), tmp_path / "out").path
     ours = json.loads((out / "results_m.json").read_text(encoding="utf-8"))["results"]["read_th"]
-    found = theirs(tiny, [file], limit=2)["results"]["read_th"]
+    # Its default sets a start token after the start token, and scores that as part of the text.
+    found = theirs(tiny, [file], bos=False, limit=2)["results"]["read_th"]
     assert len(Engine(tiny).tokens.encode(text)) > 2048
     assert ours["bits_per_byte,none"] == pytest.approx(found["bits_per_byte,none"], abs=1e-5)
     scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
@@ -226,6 +227,7 @@ def test_a_loss_is_a_rise_where_lower_is_better() -> None:
         ("belebele_arb_Arab", {}, "ar"),
         ("global_mmlu_full_ja_stem", {}, "ja"),
         ("xnli_eu_mt", {"dataset_name": "eu"}, "eu"),
+        ("catalan_bench_flores_de-ca", {"dataset_name": "all"}, "ca"),
         ("mine", {"metadata": {"lang": "khm_Khmr"}}, "km"),
         ("mine_th", {"metadata": {"lang": "lo"}}, "lo"),
         ("arc_easy", {"dataset_name": "ARC-Easy"}, None),

@@ -55,7 +55,7 @@ GROUPS = {
         "mgsm_direct",
         "xcopa",
         "xnli",
-        "flores",
+        "flores_[a-z][a-z]",
     ),
 }
 _FLORES_TAG = r"[a-z]{3}_[A-Z][a-z]{3}"
@@ -150,7 +150,11 @@ class Model(LM):
         return [(nats, greedy) for nats, greedy in self._responses("loglikelihood", requests, ask)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Nats of each whole text; one longer than the window in pieces, as lm-eval cuts them."""
+        """Nats of each whole text; one longer than the window in pieces, as lm-eval cuts them.
+
+        The start token is not part of the text. lm-eval's transformers model sets it twice for a tokenizer
+        that sets it by itself, and scores the second, unless told `add_bos_token=False`.
+        """
 
         def ask(missing: Sequence[_Request]) -> Iterator[tuple[int, Any]]:
             tokens, window = self.engine.tokens, self.engine.window
@@ -228,7 +232,10 @@ def fingerprint(wanted: Sequence[str]) -> dict[str, Any]:
             config = _config(name)
             kwargs = config.get("dataset_kwargs")
             files = _strings(kwargs.get("data_files") if isinstance(kwargs, Mapping) else None)
+            # A function of a task is `FOLDER/utils.name` here.
+            code = {Path(f"{text.rpartition('.')[0]}.py") for text in _strings(config)}
             found[name] = {
+                "code": {str(file): ledger.sha256(file) for file in sorted(code) if file.is_file()},
                 "task": hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest(),
                 "data": {file: ledger.sha256(Path(file)) for file in files if Path(file).is_file()},
             }
@@ -379,9 +386,14 @@ def _told(name: str, config: Mapping[str, Any]) -> str | None:
     if name.startswith(_KOREAN):
         return "en" if re.search(r"_en$", name) else "ko"
     part = str(config.get("dataset_name") or "")
+    # A translation is in the language that it is into.
+    into = re.search(
+        rf"flores_(?:{_FLORES_TAG}|[a-z]{{2,3}})-({_FLORES_TAG}|[a-z]{{2,3}})(?:_prompt_\d+)?$", name
+    )
     inside = re.match(r"global_mmlu_(?:full_)?([a-z]{2,3})(?:_|$)", name)
     ending = re.search(rf"_({_FLORES_TAG}|[a-z][a-z])$", name)
     for tag in (
+        into and into[1],
         part if re.fullmatch(rf"{_FLORES_TAG}|[a-z][a-z]", part) else None,
         inside and inside[1],
         # `_mt`: more often machine translation than Maltese.

@@ -301,8 +301,7 @@ def _known(theirs: Sequence[str]) -> None:
         known = _harness().names()
         if name not in known:
             raise OnggiError(
-                f"tasks: there is no task {name!r}, of ours or of lm-eval."
-                f"{nearest(name, [*TASKS, *known])} See --list-tasks."
+                f"tasks: there is no task {name!r}.{nearest(name, [*TASKS, *known])} See --list-tasks."
             )
 
 
