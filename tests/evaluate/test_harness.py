@@ -263,6 +263,23 @@ def test_mistakes(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
         harness.prepare([language], None, None, None)
 
 
+@pytest.mark.parametrize("name", ["capitols", "mine_km.yaml"])
+def test_without_the_extra(
+    tiny: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["evaluate", str(tiny), "--tasks", name, "--out", str(tmp_path / "s"), "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert "pip install 'onggi[tasks]'" in error
+    assert ("Did you mean 'capitals'?" in error) == (name == "capitols")
+
+
+def test_a_name_of_ours_is_refused(tmp_path: Path) -> None:
+    for name in ("capitals_ko", "sums"):
+        with pytest.raises(OnggiError, match=f"{name}: a task of onggi's has this name"):
+            harness.prepare([task(tmp_path, name, "ko")], None, None, None)
+
+
 def test_names_of_lm_eval() -> None:
     # One test for all that needs the index of its 14,000 files.
     with pytest.raises(OnggiError, match=r"no task 'kobest_cop'\. Did you mean 'kobest_copa'"):

@@ -40,6 +40,7 @@ from ..languages import canonical
 from ..text.identify import identify
 from . import answering
 from .answering import Row
+from .tasks import TASKS
 
 # lm-eval's own default, for the same shots in both.
 _SEED = 1234
@@ -370,6 +371,8 @@ def _ready(task: Any, shots: int | None, limit: int | None) -> Asked:
         raise OnggiError(
             f"tasks: {name}: its prompts cannot be made ({type(error).__name__}: {one_line(error)})."
         ) from error
+    if name in TASKS or name.rpartition("_")[0] in TASKS:
+        raise OnggiError(f"tasks: {name}: a task of onggi's has this name; give yours another (`task:`).")
     config = task.dump_config()
     language = _told(name, config) or _seen(task)
     return Asked(name, _family(name, language), task, language, shots, _chance(task), len(task.instances))

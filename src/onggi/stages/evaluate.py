@@ -121,6 +121,7 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
         "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
     }
     if theirs := _split(config)[1]:
+        _known(theirs)
         found["lm-eval"] = _harness().fingerprint(theirs)
     return found
 
@@ -194,7 +195,6 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         )
     # Translation needs its English, whichever languages are scored.
     ours, theirs = _split(config)
-    _known(theirs)
     asked = _tasks(config, ours, text.load(config.text or "probe")) if ours else {}
     harnessed = _harness().prepare(theirs, config.languages, config.shots, config.limit) if theirs else []
     prompts = _prompts(config)
@@ -222,6 +222,8 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         for name, (made, samples) in sheets.items():
             source = scores["models"][name]["source"]
             outputs += results.write(job.work, name, source, made, samples, config.limit)
+        if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
+            raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
     if prompts:
         sources: dict[str, Any] = {r.name: folders.get(r.name, r.source) for r in line}
         _answer_prompts(config, job, prompts, sources, scores, items)
