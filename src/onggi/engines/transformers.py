@@ -56,7 +56,7 @@ class Engine:
         self.folder, self.device = folder, device or default_device()
         self.tokens = Tokens(folder)
         try:
-            with _no_bars():
+            with no_bars():
                 model: Any
                 model, loading = AutoModelForCausalLM.from_pretrained(
                     folder,
@@ -74,7 +74,7 @@ class Engine:
         self.head = head_of(model)
         self.window: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.ends = _ends(model, self.tokens)
-        with _no_bars():
+        with no_bars():
             self._check()
 
     @torch.no_grad()
@@ -108,6 +108,10 @@ class Engine:
         sequences = [
             scoring.fit(ids, start, self.window) for ids, start in scoring.encode(self.tokens, pairs)
         ]
+        yield from self._scorer.score(sequences)
+
+    def score_ids(self, sequences: Sequence[tuple[Sequence[int], int]]) -> Iterator[tuple[int, Scored]]:
+        """The same of token ids: each sequence (ids, start), the start token among the ids, from `start` on."""
         yield from self._scorer.score(sequences)
 
     @functools.cached_property
@@ -209,7 +213,7 @@ def _ends(model: Any, tokens: Tokens) -> frozenset[int]:
 
 
 @contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
+def no_bars() -> Iterator[None]:
     """Keep quiet the bars that compressed-tensors draws whatever it is told; ours says what goes on."""
     from tqdm import tqdm
 

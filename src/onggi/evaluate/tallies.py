@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .. import statistics
@@ -23,9 +24,42 @@ def tally(
     has its verdict against the reference on the same items: for choices by McNemar's test (flips both
     ways), for chrF by the paired sign-flip test; Holm over the languages of the task.
     """
-    found: dict[str, dict[str, dict[str, Any]]] = {}
     choices = task.kind == "choice"
+    floors: dict[str, dict[str, float]] = {}
+    for language, own in items.items():
+        if asked := [item for item in own if isinstance(item, Choice)]:
+            under = floor(asked)
+            floors[language] = {"chance": under.chance, "majority": under.majority}
     bounds = (0.0, 1.0) if choices else (0.0, 100.0)
+    verdicts = functools.partial(_flips if choices else _changes, margin=margin)
+    return _entries(rows, reference, bounds, floors, verdicts)
+
+
+def tally_metric(
+    rows: Rows,
+    reference: str,
+    margin: float,
+    floors: Mapping[str, Mapping[str, float]],
+    higher_is_better: bool,
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """The same for any metric of items: one of right and wrong by flips, another by its paired change, in
+    which `margin` is a share of the reference's value. floors: language → what to add, as `chance`.
+    """
+    values = [row["value"] for by_language in rows.values() for own in by_language.values() for row in own]
+    if set(values) <= {0.0, 1.0} and higher_is_better:
+        return _entries(rows, reference, (0.0, 1.0), floors, functools.partial(_flips, margin=margin))
+    verdicts = functools.partial(_relative, margin=margin, sign=1 if higher_is_better else -1)
+    return _entries(rows, reference, (-math.inf, math.inf), floors, verdicts)
+
+
+def _entries(
+    rows: Rows,
+    reference: str,
+    bounds: tuple[float, float],
+    floors: Mapping[str, Mapping[str, float]],
+    verdicts: Callable[..., dict[str, dict[str, Any]]],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for model, by_language in rows.items():
         found[model] = {}
         for language, own in by_language.items():
@@ -36,15 +70,10 @@ def tally(
                 "high": _number(interval.high),
                 "n": interval.n,
             }
-            asked = [item for item in items[language] if isinstance(item, Choice)]
-            if asked:
-                under = floor(asked)
-                entry |= {"chance": under.chance, "majority": under.majority}
-            found[model][language] = entry
+            found[model][language] = entry | dict(floors.get(language, {}))
     for model in rows:
         if model != reference and reference in rows:
-            verdicts = (_flips if choices else _changes)(rows[reference], rows[model], margin)
-            for language, verdict in verdicts.items():
+            for language, verdict in verdicts(rows[reference], rows[model]).items():
                 found[model][language] |= verdict
     return found
 
@@ -97,11 +126,30 @@ def _changes(
     before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], margin: float
 ) -> dict[str, dict[str, Any]]:
     losses = _losses(before, after)
-    margins = dict.fromkeys(losses, 100 * margin)
-    verdicts = statistics.paired_verdicts(losses, margins, within=f"{100 * margin:g} chrF")
+    return _paired(losses, dict.fromkeys(losses, 100 * margin), f"{100 * margin:g} chrF", 1)
+
+
+def _relative(
+    before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], margin: float, sign: int
+) -> dict[str, dict[str, Any]]:
+    losses = {language: [sign * loss for loss in own] for language, own in _losses(before, after).items()}
+    means = {
+        language: abs(sum(r["value"] for r in before[language]) / len(own))
+        for language, own in losses.items()
+    }
+    # A share of nothing is no margin: then the margin itself.
+    margins = {language: margin * mean or margin for language, mean in means.items()}
+    return _paired(losses, margins, f"{100 * margin:g}%", sign)
+
+
+def _paired(
+    losses: Mapping[str, Sequence[float]], margins: Mapping[str, float], within: str, sign: int
+) -> dict[str, dict[str, Any]]:
+    """sign: -1 where a higher value is the loss."""
+    verdicts = statistics.paired_verdicts(losses, margins, within=within)
     return {
         language: {
-            "change": -found.difference,
+            "change": -sign * found.difference,
             "p": found.p,
             "p_equivalent": _number(found.p_equivalent),
             "margin": found.margin,

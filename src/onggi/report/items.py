@@ -54,8 +54,10 @@ def headline(scores: Scores, say: Phrases) -> str:
         for tag in task["languages"]:
             for model, entry in _entries(scores, tag, metric).items():
                 if entry.get("verdict") == "worse":
-                    scale = 100 if task["metric"] == "chrf" else 1
-                    losses.append((entry["change"] / scale, model, tag, name, metric, entry))
+                    # Tasks differ in unit: a loss is set against what the reference has.
+                    base = scores["models"][scores["reference"]]["languages"][tag][metric]["value"]
+                    relative = abs(entry["change"]) / abs(base) if base else 0.0
+                    losses.append((-relative, model, tag, name, metric, entry))
     reference = scores["reference"]
     if not losses:
         return say("tasks.headline_none", reference=reference)
@@ -82,8 +84,12 @@ def _entries(scores: Scores, tag: str, metric: str) -> dict[str, Mapping[str, An
 
 
 def _number(value: float, metric: str) -> str:
-    """Shares as percents, chrF as it is."""
-    return f"{value:.1f}" if metric == "chrf" else f"{value:.1%}"
+    """Shares as percents, any other number (chrF, perplexity) as it is."""
+    return f"{value:.1%}" if _is_share(metric) else f"{value:.4g}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric.startswith(("acc", "exact"))
 
 
 def _cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases) -> str:

@@ -6,6 +6,7 @@ import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import ledger
@@ -21,7 +22,9 @@ if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may i
     from ..text import Text
     from ..text.prompts import Prompt
 
-_REVISION = 2
+_REVISION = 3
+# What one model's files in lm-eval's shape are made of: results of several tasks, samples by task.
+Sheets = tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class EvaluateConfig:
     """Score models in every language: on a text, on tasks, on answers to prompts, each against a reference.
 
     Writes DIR/scores.json (every measure with its interval and verdict) and DIR/items.parquet (one
-    row per model, language, item and measure); with --prompts DIR/answers.jsonl too. Scores are
+    row per model, language, item and measure); with --prompts DIR/answers.jsonl too, with --tasks the
+    results in lm-eval's own files, DIR/results_MODEL.json and DIR/samples_MODEL_TASK.jsonl. Scores are
     computed in fp32. A model behind a server (http://HOST:PORT/v1#NAME) can only answer prompts.
     """
 
@@ -42,9 +46,11 @@ class EvaluateConfig:
     with the same content in 12 languages over 10 scripts; with --tasks or --prompts, none."""
     tasks: Names | None = None
     """Tasks to ask, as capitals,number_words. The switch --list-tasks prints them. Those made from parallel
-    text take --text, else the probe."""
-    shots: int = 0
-    """Solved items before each item of a task; at most 5."""
+    text take --text, else the probe. Also any task of lm-eval by name, as kobest_copa, or by its YAML
+    file, and the groups korean and multilingual (pip install 'onggi[tasks]')."""
+    shots: int | None = None
+    """Solved items before each item of a task; of ours at most 5. Default: none, for a task of lm-eval
+    as many as it asks for."""
     prompts: str | None = None
     """A JSONL file of prompts to answer, {"_id", "prompt" or "messages", "lang", "answer"?}: was the answer
     in the language asked for, do other scripts leak into it, does it loop, is it right."""
@@ -66,7 +72,7 @@ class EvaluateConfig:
             raise OnggiError(f"margin: {self.margin} is not a share between 0 and 1 (0.01 is 1%).")
         if self.limit is not None and self.limit < 1:
             raise OnggiError(f"limit: {self.limit} is not a number of passages.")
-        if self.shots < 0:
+        if self.shots is not None and self.shots < 0:
             raise OnggiError(f"shots: {self.shots} is not a number of solved items.")
         if self.max_tokens < 1:
             raise OnggiError(f"max_tokens: {self.max_tokens} is not a number of tokens.")
@@ -108,12 +114,35 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
     from ..models import references
 
     line, name = _references(config)
-    return {
+    found = {
         "models": {r.name: references.fingerprint(r.source) for r in line},
         "reference": name,
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
         "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
     }
+    if theirs := _split(config)[1]:
+        _known(theirs)
+        found["lm-eval"] = _harness().fingerprint(theirs)
+    return found
+
+
+def _split(config: EvaluateConfig) -> tuple[list[str], list[str]]:
+    """The tasks asked for: ours, and those of lm-eval (a YAML file, and every other name)."""
+    from ..evaluate.tasks import TASKS
+
+    names = config.tasks or ()
+    return [name for name in names if name in TASKS], [name for name in names if name not in TASKS]
+
+
+def _harness() -> ModuleType:
+    """`evaluate.harness`, which needs an extra. Raises OnggiError where that is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("lm_eval") is None:
+        raise OnggiError("tasks: tasks of lm-eval need it installed: pip install 'onggi[tasks]'.")
+    from ..evaluate import harness
+
+    return harness
 
 
 def _file(path: str) -> Path:
@@ -153,6 +182,7 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
 
 def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from .. import text
+    from ..evaluate import results
     from ..evaluate.records import Items
     from ..models import references
 
@@ -164,7 +194,9 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
             "it can only answer --prompts, without --text and --tasks."
         )
     # Translation needs its English, whichever languages are scored.
-    asked = _tasks(config, text.load(config.text or "probe")) if config.tasks else {}
+    ours, theirs = _split(config)
+    asked = _tasks(config, ours, text.load(config.text or "probe")) if ours else {}
+    harnessed = _harness().prepare(theirs, config.languages, config.shots, config.limit) if theirs else []
     prompts = _prompts(config)
     folders = {r.name: references.resolve(r.source) for r in line if r.name not in served}
     scores: dict[str, Any] = {
@@ -180,8 +212,18 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     items, outputs = Items(), ["scores.json", "items.parquet"]
     if config.scored_text:
         _score_text(config, job, text.load(config.scored_text, config.languages), folders, scores, items)
-    if asked:
-        _score_tasks(config, job, asked, folders, scores, items)
+    if config.tasks:
+        scores["tasks"] = {}
+        sheets: dict[str, Sheets] = {name: ([], {}) for name in folders}
+        if asked:
+            _score_tasks(config, job, asked, folders, scores, items, sheets)
+        if harnessed:
+            _score_harness(config, job, harnessed, folders, scores, items, sheets)
+        for name, (made, samples) in sheets.items():
+            source = scores["models"][name]["source"]
+            outputs += results.write(job.work, name, source, made, samples, config.limit)
+        if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
+            raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
     if prompts:
         sources: dict[str, Any] = {r.name: folders.get(r.name, r.source) for r in line}
         _answer_prompts(config, job, prompts, sources, scores, items)
@@ -244,16 +286,33 @@ def _score_text(
     items.add_text(measured, passages, found.name)
 
 
-def _tasks(config: EvaluateConfig, found: Text) -> dict[str, dict[str, list[Any]]]:
-    """Task → language → items, for the tasks that are asked; all is known before a model is loaded."""
+def _known(theirs: Sequence[str]) -> None:
+    """Refuse a name that is nobody's, before its neighbours' data is fetched."""
+    from importlib.util import find_spec
+
+    from ..evaluate.tasks import TASKS
+
+    for name in theirs:
+        if name.endswith((".yaml", ".yml")):
+            continue
+        if find_spec("lm_eval") is None:
+            raise OnggiError(
+                f"tasks: there is no task {name!r}.{nearest(name, list(TASKS))} See --list-tasks; "
+                "tasks of lm-eval need pip install 'onggi[tasks]'."
+            )
+        known = _harness().names()
+        if name not in known:
+            raise OnggiError(
+                f"tasks: there is no task {name!r}.{nearest(name, [*TASKS, *known])} See --list-tasks."
+            )
+
+
+def _tasks(config: EvaluateConfig, names: Sequence[str], found: Text) -> dict[str, dict[str, list[Any]]]:
+    """Task → language → items, for the tasks of ours; all is known before a model is loaded."""
     from ..evaluate.tasks import TASKS
 
     asked: dict[str, dict[str, list[Any]]] = {}
-    for name in config.tasks or ():
-        if name not in TASKS:
-            raise OnggiError(
-                f"tasks: there is no task {name!r}.{nearest(name, list(TASKS))} See --list-tasks."
-            )
+    for name in names:
         task = TASKS[name]
         text = found if task.parallel else None
         have = task.languages(text)
@@ -263,7 +322,7 @@ def _tasks(config: EvaluateConfig, found: Text) -> dict[str, dict[str, list[Any]
             raise OnggiError(f"tasks: {name} is in none of {','.join(wanted)}; it is in {','.join(have)}.")
         if len(languages) < len(wanted):
             say(f"{name} is not asked in {', '.join(tag for tag in wanted if tag not in languages)}.")
-        asked[name] = task.items(languages, shots=config.shots, limit=config.limit, text=text)
+        asked[name] = task.items(languages, shots=config.shots or 0, limit=config.limit, text=text)
     return asked
 
 
@@ -274,12 +333,13 @@ def _score_tasks(
     folders: Mapping[str, Path],
     scores: dict[str, Any],
     items: Items,
+    sheets: Mapping[str, Sheets],
 ) -> None:
-    """Every model on every task, one loaded at a time; into `scores` and `items`."""
+    """Every model on every task, one loaded at a time; into `scores`, `items` and `sheets`."""
     import functools
 
     from ..engines.transformers import Engine
-    from ..evaluate import answering, tallies
+    from ..evaluate import answering, results, tallies
     from ..evaluate.tasks import TASKS
 
     def file(index: int, name: str, language: str) -> Path:
@@ -304,9 +364,12 @@ def _score_tasks(
                     rows[name].setdefault(model, {})[language] = [kept[item.id] for item in own]
             del engine
             gc.collect()
-    scores["tasks"] = {}
     for name, by_model in rows.items():
         task = TASKS[name]
+        for model, by_language in by_model.items():
+            found, samples = results.ours(task, asked[name], by_language, config.shots or 0)
+            sheets[model][0].append(found)
+            sheets[model][1].update(samples)
         metric = f"{name}/{task.metric}"
         tallied = tallies.tally(task, asked[name], by_model, scores["reference"], config.margin)
         for model, entries in tallied.items():
@@ -315,11 +378,73 @@ def _score_tasks(
         scores["tasks"][name] = {
             "metric": task.metric,
             "about": task.about,
-            "shots": config.shots,
+            "shots": config.shots or 0,
             "languages": list(asked[name]),
             "text": (config.text or "probe") if task.parallel else None,
         }
         items.add_task(name, task.metric, by_model)
+
+
+def _score_harness(
+    config: EvaluateConfig,
+    job: ledger.Job,
+    asked: Sequence[Any],
+    folders: Mapping[str, Path],
+    scores: dict[str, Any],
+    items: Items,
+    sheets: Mapping[str, Sheets],
+) -> None:
+    """Every model on the tasks of lm-eval, one loaded at a time; into `scores`, `items` and `sheets`."""
+    import functools
+
+    from ..engines.transformers import Engine
+    from ..evaluate import tallies
+
+    harness = _harness()
+    # (family, metric) → model → language → rows
+    rows: dict[tuple[str, str], dict[str, dict[str, list[Any]]]] = {}
+    better: dict[tuple[str, str], bool] = {}
+    count = sum(one.requests for one in asked)
+    with progress(f"evaluate {job.out.name}: lm-eval", count * len(folders)) as bar:
+        for index, (name, folder) in enumerate(folders.items()):
+            step = functools.partial(bar.step, 1, name)
+            file = job.partial / f"lm-eval-{index}.jsonl"
+            model = harness.Model(functools.partial(Engine, folder), file, step)
+            bar.skip(len(model.kept))
+            found, by_task = harness.run(model, asked, config.limit)
+            sheets[name][0].append(found)
+            for one in asked:
+                result = by_task[one.name]
+                key = one.family, result.metric
+                rows.setdefault(key, {}).setdefault(name, {})[one.language] = result.rows
+                better[key] = result.higher_is_better
+                sheets[name][1][one.name] = result.samples
+            del model
+            gc.collect()
+            job.tick()
+    for (family, metric), by_model in rows.items():
+        own = {one.language: one for one in asked if one.family == family}
+        floors = {
+            language: {"chance": one.chance}
+            for language, one in own.items()
+            if one.chance is not None and metric.startswith("acc")
+        }
+        measure = f"{family}/{metric}"
+        tallied = tallies.tally_metric(
+            by_model, scores["reference"], config.margin, floors, better[family, metric]
+        )
+        for name, entries in tallied.items():
+            for language, entry in entries.items():
+                scores["models"][name]["languages"].setdefault(language, {})[measure] = entry
+        scores["tasks"][family] = {
+            "metric": metric,
+            "about": f"lm-eval: {', '.join(one.name for one in own.values())}",
+            "shots": next(iter(own.values())).shots,
+            "languages": list(own),
+            "text": None,
+            "higher_is_better": better[family, metric],
+        }
+        items.add_task(family, metric, by_model)
 
 
 def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
