@@ -16,6 +16,7 @@ import pytest
 from rich.cells import cell_len
 
 from onggi import progress
+from onggi.cli import main
 from onggi.languages import Languages
 from onggi.stages import EvaluateConfig, evaluate
 
@@ -171,3 +172,9 @@ def test_what_is_kept_of_an_evaluation_is_skipped(
     assert first.skipped == 0 and first.total == second.total
     # All states and the first language's scores were there; only two languages' scores were not.
     assert second.skipped == first.done and second.done == pytest.approx(second.total)
+
+
+def test_quiet_is_over_when_its_command_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["text", "starter", "--languages", "yi", "--out", "nowhere", "--quiet"]) == 1
+    progress.say("이제 들린다")
+    assert "이제 들린다" in capsys.readouterr().err

@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("Stopped." if words[:1] == ["chat"] else "Stopped. The same command goes on from here.")
         return 130
+    finally:
+        console.quiet = False  # --quiet is of this command, not of the next one in the same process
 
 
 def _dispatch(words: list[str]) -> int:
