@@ -21,6 +21,7 @@ from ..models.gguf.container import File
 from ..text.tokens import Tokens
 from .llamacpp import cores
 from .protocol import Scored
+from .scoring import encode
 
 # Positions decoded at a time; the logits of all of them may be wanted at once: 1 MB each for Gemma.
 _BATCH = 128
@@ -79,25 +80,24 @@ class Scorer:
     def score(self, pairs: Sequence[tuple[str, str]]) -> Iterator[tuple[int, Scored]]:
         """For each (context, continuation) its index and score, in the order of their tokens.
 
-        Both are encoded together and split where the context's own encoding ends, spaces at its end
-        counted to the continuation, as lm-eval does. A context that is too long loses its beginning;
-        OnggiError where the continuation alone is too long.
+        Both are encoded as `scoring.encode` does for every engine. A context that is too long loses its
+        beginning; OnggiError where the continuation alone is too long.
         """
-        encoded = [self._encode(*pair) for pair in pairs]
+        encoded = [
+            self._cut(ids, start, continuation)
+            for (ids, start), (_, continuation) in zip(encode(self.tokens, pairs), pairs, strict=True)
+        ]
         for index in sorted(range(len(pairs)), key=lambda i: encoded[i][0]):
             yield index, self._score(*encoded[index])
 
-    def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
-        stripped = context.rstrip()
-        ids = self.tokens.encode(context + continuation)
-        start = min(len(self.tokens.encode(stripped)) if stripped else 0, len(ids))
-        lost = max(len(ids) - self.context, 0)  # the last token is not run, the start token is
-        if lost > start:
+    def _cut(self, ids: list[int], start: int, continuation: str) -> tuple[list[int], int]:
+        lost = max(len(ids) - 1 - self.context, 0)  # the last token is not run, the start token is
+        if lost > start - 1:
             raise OnggiError(
                 f"a continuation of {len(ids) - start} tokens ({continuation[:40]!r} …) "
                 f"exceeds the context of {self.context}."
             )
-        return [self.tokens.prefix, *ids[lost:]], start - lost + 1
+        return [ids[0], *ids[1 + lost :]], start - lost
 
     def _score(self, ids: list[int], start: int) -> Scored:
         """`start`: where the continuation begins in `ids`, 1 or more."""

@@ -52,6 +52,11 @@ def tally_metric(
     return _entries(rows, reference, (-math.inf, math.inf), floors, verdicts)
 
 
+def _interval(values: Sequence[float], bounds: tuple[float, float]) -> dict[str, Any]:
+    found = statistics.interval(values, bounds=bounds)
+    return {"value": found.value, "low": _number(found.low), "high": _number(found.high), "n": found.n}
+
+
 def _entries(
     rows: Rows,
     reference: str,
@@ -63,13 +68,7 @@ def _entries(
     for model, by_language in rows.items():
         found[model] = {}
         for language, own in by_language.items():
-            interval = statistics.interval([row["value"] for row in own], bounds=bounds)
-            entry = {
-                "value": interval.value,
-                "low": _number(interval.low),
-                "high": _number(interval.high),
-                "n": interval.n,
-            }
+            entry = _interval([row["value"] for row in own], bounds)
             found[model][language] = entry | dict(floors.get(language, {}))
     for model in rows:
         if model != reference and reference in rows:
@@ -175,12 +174,6 @@ def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, 
             for metric in sorted({metric for values in good for metric in values}):
                 sparse = "/" in metric
                 values = [row.get(metric, 0.0) for row in good if sparse or metric in row]
-                interval = statistics.interval(values, bounds=(0.0, 100.0 if metric == "chrf" else 1.0))
-                entries[metric] = {
-                    "value": interval.value,
-                    "low": _number(interval.low),
-                    "high": _number(interval.high),
-                    "n": interval.n,
-                }
+                entries[metric] = _interval(values, (0.0, 100.0 if metric == "chrf" else 1.0))
             found[model][language] = entries
     return found

@@ -17,18 +17,8 @@ from .. import languages as tags
 def quantized(about: Mapping[str, Any]) -> str:
     """The card, Markdown with its metadata block, of a checkpoint that `onggi quantize` made."""
     base, calibration = about["base"], about.get("calibration")
-    meta: dict[str, Any] = {"library_name": "transformers"}
-    if about.get("licence"):
-        meta["license"] = about["licence"]
-    meta |= {"base_model": about.get("base_model") or base["source"], "base_model_relation": "quantized"}
-    if calibration:
-        meta["language"] = list(calibration["tokens"])
-    meta["tags"] = ["onggi", "compressed-tensors", about["scheme"]]
     lines = [
-        "---",
-        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
-        "---",
-        "",
+        *_metadata(about, "quantized", calibration, ["compressed-tensors", about["scheme"]]),
         f"# {base['name']} {about['scheme']}",
         "",
         f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
@@ -63,18 +53,10 @@ def quantized(about: Mapping[str, Any]) -> str:
 def continued(about: Mapping[str, Any]) -> str:
     """The card of a model that `onggi pretrain` trained further."""
     base, facts = about["base"], about["continued"]
-    meta: dict[str, Any] = {"library_name": "transformers"}
-    if about.get("licence"):
-        meta["license"] = about["licence"]
-    meta |= {"base_model": about.get("base_model") or base["source"], "base_model_relation": "finetune"}
-    meta |= {"language": list(facts["tokens"]), "tags": ["onggi"]}
     counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
     before, after = (sum(side.values()) / len(side) for side in facts["held_out"].values())
     lines = [
-        "---",
-        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
-        "---",
-        "",
+        *_metadata(about, "finetune", facts, []),
         f"# {base['name']}, trained further",
         "",
         f"{base['name']} ({base['source']}), all of its weights trained on by onggi in full precision.",
@@ -92,6 +74,21 @@ def continued(about: Mapping[str, Any]) -> str:
     if about.get("terms"):
         lines += ["", about["terms"]]
     return "\n".join([*lines, ""])
+
+
+def _metadata(
+    about: Mapping[str, Any], relation: str, learnt: Mapping[str, Any] | None, marks: list[str]
+) -> list[str]:
+    """The lines of the hub's block; learnt: what the weights were made with, by its `tokens` of each language."""
+    meta: dict[str, Any] = {"library_name": "transformers"}
+    if about.get("licence"):
+        meta["license"] = about["licence"]
+    meta["base_model"] = about.get("base_model") or about["base"]["source"]
+    meta["base_model_relation"] = relation
+    if learnt:
+        meta["language"] = list(learnt["tokens"])
+    meta["tags"] = ["onggi", *marks]
+    return ["---", yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(), "---", ""]
 
 
 def _moved(facts: Mapping[str, Any]) -> str:

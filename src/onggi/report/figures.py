@@ -1,9 +1,9 @@
 """The report's drawings, as SVG to stand inside a page.
 
 Six variants differ by the shape of their marks before they differ by colour, so that a print in grey and
-an eye that sees no red tell them apart; more of them need the tables. Text stays text (`svg.fonttype: none`), drawn by
-the reader's browser in the page's own font: paths of a font that lacks Hangul or Khmer would be
-empty boxes. A drawing is no wider than a phone can show at a legible size; wider pages put several
+an eye that sees no red tell them apart; more of them need the tables. Text stays text
+(`svg.fonttype: none`), drawn by the reader's browser in the page's own font: paths of a font that
+lacks Hangul or Khmer would be empty boxes. A drawing is no wider than a phone can show at a legible size; wider pages put several
 side by side.
 """
 
