@@ -110,9 +110,11 @@ def test_without_xllamacpp_the_extra_is_named(tmp_path: Path, monkeypatch: pytes
         pass
 
 
-def test_a_base_model_is_not_made_to_chat(tmp_path: Path) -> None:
+def test_a_base_model_continues_what_was_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = llamacpp.File(container(tmp_path / "base.gguf", **{"general.architecture": "onggi"}))
     engine = llamacpp.Engine("http://127.0.0.1:1/v1#base", file, llamacpp.LOCAL, "gguf", cache=False)
+    sent: list[object] = []
+    monkeypatch.setattr(server.Engine, "generate", lambda _, prompts, __: iter(sent.extend(prompts) or ()))
     for text in ("안녕하세요", "hello", "مرحبا"):
-        with pytest.raises(OnggiError, match=r"base\.gguf: has no chat template"):
-            ask(engine, ["text", chat(text)])
+        ask(engine, ["text", chat(text)])
+        assert sent[-2:] == ["text", text]

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import OnggiError
 from ..text.chat import Template
 from ..text.tokens import Stream, Tokens
-from .protocol import Answer, Prompt, Sampling
+from .protocol import Answer, Prompt, Sampling, as_text
 
 if TYPE_CHECKING:
     from .transformers import Engine
@@ -49,7 +49,7 @@ def prompt_ids(prompt: Prompt, tokens: Tokens, template: Template | None) -> lis
         return ids if ids[:1] == [tokens.prefix] else [tokens.prefix, *ids]
     if template is not None:
         return template.encode(prompt)
-    return prompt_ids("\n".join(message["content"] for message in prompt), tokens, None)
+    return prompt_ids(as_text(prompt), tokens, None)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from .. import ledger
 from ..errors import OnggiError, one_line
 from ..models.gguf.container import File
 from . import server
-from .protocol import Answer, Prompt, Sampling
+from .protocol import Answer, Prompt, Sampling, as_text
 
 LOCAL = server.Options(concurrency=4, timeout=3600.0, retries=1)
 _LOADED_WITHIN = 60.0  # seconds, from a model in memory to a server that answers
@@ -45,11 +45,11 @@ class Engine(server.Engine):
         )
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """As of any server. OnggiError for messages where the file has no chat template: llama.cpp would
-        make up one, and the model has never seen it.
+        """As of any server. Where the file has no chat template llama.cpp would make up one, and the model
+        has never seen it: it continues the messages' text, as every base model here does.
         """
-        if not self.chats and not all(isinstance(prompt, str) for prompt in prompts):
-            raise OnggiError(f"{self.path}: has no chat template; give it texts to continue, not messages.")
+        if not self.chats:
+            prompts = [as_text(prompt) for prompt in prompts]
         return super().generate(prompts, sampling)
 
 

@@ -14,6 +14,11 @@ Prompt = str | Sequence[Mapping[str, str]]
 """A text to continue, or a chat: messages of `role` (system, user, assistant) and `content`."""
 
 
+def as_text(prompt: Prompt) -> str:
+    """What a base model, which has no chat template, continues: the messages, one below the other."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
 @dataclass(frozen=True)
 class Scored:
     """The log-likelihood of a continuation after its context."""

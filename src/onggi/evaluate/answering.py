@@ -149,15 +149,16 @@ def complete(
     """
     found = dict(kept)
     with ledger.writing(file) as aside:
-        aside.write_bytes(b"".join(map(_line, kept.values())))
+        aside.write_bytes(b"".join(map(line, kept.values())))
     with file.open("ab") as out:
         for row in ask([item for item in items if item.id not in kept]):
-            out.write(_line(row))
+            out.write(line(row))
             out.flush()
             found[row["item"]] = row
             step()
     return found
 
 
-def _line(row: Row) -> bytes:
+def line(row: Row) -> bytes:
+    """A row as a line of its file."""
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"

@@ -20,6 +20,8 @@ from .answering import Row
 from .tasks import Choice, Item, Task
 
 Results = dict[str, Any]
+# Model → what its files are made of: results of several tasks, samples by task.
+Sheets = dict[str, tuple[list[Results], dict[str, list[dict[str, Any]]]]]
 # The parts of lm-eval's results that are kept by the name of a task.
 _BY_TASK = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
 

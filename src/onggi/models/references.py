@@ -247,6 +247,19 @@ def _gguf_of(source: str, package: Package) -> Path:
     return found[0]
 
 
+def is_gguf(source: str) -> bool:
+    """Whether `source` names a GGUF file itself: a .gguf, or a folder of ours that holds one and no checkpoint."""
+    path = Path(source).expanduser()
+    return (
+        not source.startswith("package:")
+        and served(source) is None
+        and (
+            path.suffix == ".gguf"
+            or ((path / "model.gguf").is_file() and not (path / "config.json").is_file())
+        )
+    )
+
+
 def gguf(source: str) -> Path | None:
     """The .gguf file behind `source`, for llama.cpp to run as it is; None where there is none.
 

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from .. import ledger
-from ..errors import OnggiError, nearest
+from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, say
 from .base import Names, Plan, Stage, command, options
 
 if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
-    from ..evaluate.records import Items
     from ..models.references import Reference
-    from ..text import Text
     from ..text.prompts import Prompt
 
 _REVISION = 3
@@ -111,6 +106,7 @@ def _references(config: EvaluateConfig) -> tuple[list[Reference], str]:
 def inputs(config: EvaluateConfig) -> dict[str, Any]:
     """Fingerprints of the text and of each model by its name."""
     from .. import text
+    from ..evaluate.parts import tasks
     from ..models import references
 
     line, name = _references(config)
@@ -120,29 +116,10 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
         "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
     }
-    if theirs := _split(config)[1]:
-        _known(theirs)
-        found["lm-eval"] = _harness().fingerprint(theirs)
+    if theirs := tasks.split(config.tasks or ())[1]:
+        tasks.known(theirs)
+        found["lm-eval"] = tasks.harness().fingerprint(theirs)
     return found
-
-
-def _split(config: EvaluateConfig) -> tuple[list[str], list[str]]:
-    """The tasks asked for: ours, and those of lm-eval (a YAML file, and every other name)."""
-    from ..evaluate.tasks import TASKS
-
-    names = config.tasks or ()
-    return [name for name in names if name in TASKS], [name for name in names if name not in TASKS]
-
-
-def _harness() -> ModuleType:
-    """`evaluate.harness`, which needs an extra. Raises OnggiError where that is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("lm_eval") is None:
-        raise OnggiError("tasks: tasks of lm-eval need it installed: pip install 'onggi[tasks]'.")
-    from ..evaluate import harness
-
-    return harness
 
 
 def _file(path: str) -> Path:
@@ -175,276 +152,66 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
         return job.done
     from transformers.utils import logging as transformers_logging
 
+    from ..engines import opening
+
     transformers_logging.disable_progress_bar()
     with job:
-        return _evaluate(config, job)
+        try:
+            return _evaluate(config, job)
+        finally:
+            opening.close()
 
 
 def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from .. import text
     from ..evaluate import results
-    from ..evaluate.records import Items
+    from ..evaluate.evaluation import Evaluation
+    from ..evaluate.parts import answers, passages, tasks
     from ..models import references
 
     line, reference = _references(config)
-    served = {r.name: found for r in line if (found := references.served(r.source))}
+    served = [r.name for r in line if references.served(r.source)]
     if served and (config.scored_text or config.tasks):
         raise OnggiError(
-            f"models: {next(iter(served))} is behind a server, which gives no log-likelihoods of a given text; "
+            f"models: {served[0]} is behind a server, which gives no log-likelihoods of a given text; "
             "it can only answer --prompts, without --text and --tasks."
         )
-    # Translation needs its English, whichever languages are scored.
-    ours, theirs = _split(config)
-    asked = _tasks(config, ours, text.load(config.text or "probe")) if ours else {}
-    harnessed = _harness().prepare(theirs, config.languages, config.shots, config.limit) if theirs else []
+    # What is asked is all known before a model is loaded. Translation needs its English, whichever
+    # languages are scored.
+    ours, theirs = tasks.split(config.tasks or ())
+    shots = config.shots or 0
+    asked = {}
+    if ours:
+        asked = tasks.items(ours, text.load(config.text or "probe"), config.languages, shots, config.limit)
+    harnessed = []
+    if theirs:
+        harnessed = tasks.harness().prepare(theirs, config.languages, config.shots, config.limit)
     prompts = _prompts(config)
-    folders = {r.name: references.resolve(r.source) for r in line if r.name not in served}
-    scores: dict[str, Any] = {
-        "reference": reference,
-        "text": None,
-        "parallel": False,
-        "languages": [],
-        "passages": {},
-        "margin": config.margin,
-        "models": {r.name: _about(r, folders.get(r.name)) for r in line},
-        "comparisons": [],
-    }
-    items, outputs = Items(), ["scores.json", "items.parquet"]
-    if config.scored_text:
-        _score_text(config, job, text.load(config.scored_text, config.languages), folders, scores, items)
-    if config.tasks:
-        scores["tasks"] = {}
-        sheets: dict[str, Sheets] = {name: ([], {}) for name in folders}
-        if asked:
-            _score_tasks(config, job, asked, folders, scores, items, sheets)
-        if harnessed:
-            _score_harness(config, job, harnessed, folders, scores, items, sheets)
-        for name, (made, samples) in sheets.items():
-            source = scores["models"][name]["source"]
-            outputs += results.write(job.work, name, source, made, samples, config.limit)
-        if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
-            raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
+    found = text.load(config.scored_text, config.languages) if config.scored_text else None
+
+    evaluation = Evaluation(job, line, reference, config.margin)
+    if found:
+        passages.add(evaluation, found, config.languages, config.limit)
+    sheets: results.Sheets = {model.name: ([], {}) for model in evaluation.local}
+    if asked:
+        tasks.add(evaluation, asked, shots, config.text or "probe", sheets)
+    if harnessed:
+        from ..evaluate.parts import harness
+
+        harness.add(evaluation, harnessed, config.limit, sheets)
+    for model in evaluation.local if config.tasks else ():
+        made, samples = sheets[model.name]
+        evaluation.outputs += results.write(job.work, model.name, model.source, made, samples, config.limit)
     if prompts:
-        sources: dict[str, Any] = {r.name: folders.get(r.name, r.source) for r in line}
-        _answer_prompts(config, job, prompts, sources, scores, items)
-        outputs.append("answers.jsonl")
-    ledger.write_json(job.work / "scores.json", scores)
-    items.write(job.work / "items.parquet")
+        answers.add(evaluation, prompts, config.prompts or "", config.max_tokens)
+    outputs = evaluation.write()
+    if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
+        raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
     return job.finish(
         outputs,
         command=command(STAGE, config, job.out),
         before=_commands([config.text or "probe", *(r.source for r in line)]),
     )
-
-
-def _about(r: Reference, folder: Path | None) -> dict[str, Any]:
-    """The entry of a model before anything is measured; folder: None for one behind a server."""
-    from ..models import references
-
-    size, about = None, {}
-    if folder is not None:
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        about = {key: value for key, value in references.about(folder).items() if key != "layers"}
-    return {"source": r.source, "bytes": size, "about": about, "languages": {}, "worst": {}}
-
-
-def _score_text(
-    config: EvaluateConfig,
-    job: ledger.Job,
-    found: Text,
-    folders: Mapping[str, Path],
-    scores: dict[str, Any],
-    items: Items,
-) -> None:
-    """Every model on the passages of a text; into `scores` and `items`."""
-    from ..evaluate import passages as measuring
-    from ..evaluate import summary
-    from ..evaluate.measure import Measured
-
-    languages = config.languages or Languages(found.languages)
-    passages = found.common(languages, config.limit)
-    reference = scores["reference"]
-    results = measuring.measure_all(job, folders, reference, passages)
-    measured = {
-        language: {name: Measured(**sums) for name, sums in by_model.items()}
-        for language, by_model in results.items()
-    }
-    sizes = {
-        language: [len(content.encode()) for content in texts.values()]
-        for language, texts in passages.items()
-    }
-    made = summary.summarise(measured, sizes, reference, config.margin, found.parallel)
-    for name, model in made["models"].items():
-        scores["models"][name] |= model
-    scores |= {
-        "text": found.name,
-        "parallel": found.parallel,
-        "languages": list(languages),
-        "passages": {language: len(texts) for language, texts in passages.items()},
-        "comparisons": made["comparisons"],
-    }
-    items.add_text(measured, passages, found.name)
-
-
-def _known(theirs: Sequence[str]) -> None:
-    """Refuse a name that is nobody's, before its neighbours' data is fetched."""
-    from importlib.util import find_spec
-
-    from ..evaluate.tasks import TASKS
-
-    for name in theirs:
-        if name.endswith((".yaml", ".yml")):
-            continue
-        if find_spec("lm_eval") is None:
-            raise OnggiError(
-                f"tasks: there is no task {name!r}.{nearest(name, list(TASKS))} See --list-tasks; "
-                "tasks of lm-eval need pip install 'onggi[tasks]'."
-            )
-        known = _harness().names()
-        if name not in known:
-            raise OnggiError(
-                f"tasks: there is no task {name!r}.{nearest(name, [*TASKS, *known])} See --list-tasks."
-            )
-
-
-def _tasks(config: EvaluateConfig, names: Sequence[str], found: Text) -> dict[str, dict[str, list[Any]]]:
-    """Task → language → items, for the tasks of ours; all is known before a model is loaded."""
-    from ..evaluate.tasks import TASKS
-
-    asked: dict[str, dict[str, list[Any]]] = {}
-    for name in names:
-        task = TASKS[name]
-        text = found if task.parallel else None
-        have = task.languages(text)
-        wanted = config.languages or Languages(found.languages)
-        languages = [language for language in wanted if language in have]
-        if not languages:
-            raise OnggiError(f"tasks: {name} is in none of {','.join(wanted)}; it is in {','.join(have)}.")
-        if len(languages) < len(wanted):
-            say(f"{name} is not asked in {', '.join(tag for tag in wanted if tag not in languages)}.")
-        asked[name] = task.items(languages, shots=config.shots or 0, limit=config.limit, text=text)
-    return asked
-
-
-def _score_tasks(
-    config: EvaluateConfig,
-    job: ledger.Job,
-    asked: Mapping[str, Mapping[str, list[Any]]],
-    folders: Mapping[str, Path],
-    scores: dict[str, Any],
-    items: Items,
-    sheets: Mapping[str, Sheets],
-) -> None:
-    """Every model on every task, one loaded at a time; into `scores`, `items` and `sheets`."""
-    import functools
-
-    from ..engines.transformers import Engine
-    from ..evaluate import answering, results, tallies
-    from ..evaluate.tasks import TASKS
-
-    def file(index: int, name: str, language: str) -> Path:
-        return job.partial / f"task-{index}-{name}-{language}.jsonl"
-
-    rows: dict[str, dict[str, dict[str, list[Any]]]] = {name: {} for name in asked}
-    count = sum(len(own) for by_language in asked.values() for own in by_language.values())
-    with progress(f"evaluate {job.out.name}: tasks", count * len(folders)) as bar:
-        for index, (model, folder) in enumerate(folders.items()):
-            engine = None
-            for name, by_language in asked.items():
-                for language, own in by_language.items():
-                    kept = answering.read(file(index, name, language))
-                    bar.skip(len(kept))
-                    if len(kept) < len(own):
-                        bar.step(0, f"loading {model}")
-                        engine = engine or Engine(folder)
-                        step = functools.partial(bar.step, 1, f"{model} {name} {language}")
-                        ask = functools.partial(answering.ask, engine, TASKS[name])
-                        kept = answering.complete(file(index, name, language), kept, own, ask, step)
-                        job.tick()
-                    rows[name].setdefault(model, {})[language] = [kept[item.id] for item in own]
-            del engine
-            gc.collect()
-    for name, by_model in rows.items():
-        task = TASKS[name]
-        for model, by_language in by_model.items():
-            found, samples = results.ours(task, asked[name], by_language, config.shots or 0)
-            sheets[model][0].append(found)
-            sheets[model][1].update(samples)
-        metric = f"{name}/{task.metric}"
-        tallied = tallies.tally(task, asked[name], by_model, scores["reference"], config.margin)
-        for model, entries in tallied.items():
-            for language, entry in entries.items():
-                scores["models"][model]["languages"].setdefault(language, {})[metric] = entry
-        scores["tasks"][name] = {
-            "metric": task.metric,
-            "about": task.about,
-            "shots": config.shots or 0,
-            "languages": list(asked[name]),
-            "text": (config.text or "probe") if task.parallel else None,
-        }
-        items.add_task(name, task.metric, by_model)
-
-
-def _score_harness(
-    config: EvaluateConfig,
-    job: ledger.Job,
-    asked: Sequence[Any],
-    folders: Mapping[str, Path],
-    scores: dict[str, Any],
-    items: Items,
-    sheets: Mapping[str, Sheets],
-) -> None:
-    """Every model on the tasks of lm-eval, one loaded at a time; into `scores`, `items` and `sheets`."""
-    import functools
-
-    from ..engines.transformers import Engine
-    from ..evaluate import tallies
-
-    harness = _harness()
-    # (family, metric) → model → language → rows
-    rows: dict[tuple[str, str], dict[str, dict[str, list[Any]]]] = {}
-    better: dict[tuple[str, str], bool] = {}
-    count = sum(one.requests for one in asked)
-    with progress(f"evaluate {job.out.name}: lm-eval", count * len(folders)) as bar:
-        for index, (name, folder) in enumerate(folders.items()):
-            step = functools.partial(bar.step, 1, name)
-            file = job.partial / f"lm-eval-{index}.jsonl"
-            model = harness.Model(functools.partial(Engine, folder), file, step)
-            bar.skip(len(model.kept))
-            found, by_task = harness.run(model, asked, config.limit)
-            sheets[name][0].append(found)
-            for one in asked:
-                result = by_task[one.name]
-                key = one.family, result.metric
-                rows.setdefault(key, {}).setdefault(name, {})[one.language] = result.rows
-                better[key] = result.higher_is_better
-                sheets[name][1][one.name] = result.samples
-            del model
-            gc.collect()
-            job.tick()
-    for (family, metric), by_model in rows.items():
-        own = {one.language: one for one in asked if one.family == family}
-        floors = {
-            language: {"chance": one.chance}
-            for language, one in own.items()
-            if one.chance is not None and metric.startswith("acc")
-        }
-        measure = f"{family}/{metric}"
-        tallied = tallies.tally_metric(
-            by_model, scores["reference"], config.margin, floors, better[family, metric]
-        )
-        for name, entries in tallied.items():
-            for language, entry in entries.items():
-                scores["models"][name]["languages"].setdefault(language, {})[measure] = entry
-        scores["tasks"][family] = {
-            "metric": metric,
-            "about": f"lm-eval: {', '.join(one.name for one in own.values())}",
-            "shots": next(iter(own.values())).shots,
-            "languages": list(own),
-            "text": None,
-            "higher_is_better": better[family, metric],
-        }
-        items.add_task(family, metric, by_model)
 
 
 def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
@@ -456,66 +223,6 @@ def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
         for prompt in prompts.load(config.prompts, config.languages):
             found.setdefault(prompt.lang, []).append(prompt)
     return {language: own[: config.limit] for language, own in found.items()}
-
-
-def _answer_prompts(
-    config: EvaluateConfig,
-    job: ledger.Job,
-    prompts: Mapping[str, list[Prompt]],
-    sources: Mapping[str, Any],
-    scores: dict[str, Any],
-    items: Items,
-) -> None:
-    """Every model's answers, one loaded at a time; into `scores`, `items` and answers.jsonl."""
-    import functools
-    import json
-
-    from ..engines import server
-    from ..engines.protocol import Sampling
-    from ..engines.transformers import Engine
-    from ..evaluate import answering, tallies
-
-    sampling = Sampling(max_tokens=config.max_tokens)
-    rows: dict[str, dict[str, list[Any]]] = {}
-    count = sum(map(len, prompts.values()))
-    with progress(f"evaluate {job.out.name}: prompts", count * len(sources)) as bar:
-        for index, (model, source) in enumerate(sources.items()):
-            engine: Any = None
-            for language, own in prompts.items():
-                file = job.partial / f"answers-{index}-{language}.jsonl"
-                # What failed is asked again: the server may have come back.
-                kept = {key: row for key, row in answering.read(file).items() if row["finish"] != "error"}
-                bar.skip(len(kept))
-                if len(kept) < len(own):
-                    bar.step(0, f"loading {model}")
-                    if engine is None:
-                        engine = Engine(source) if isinstance(source, Path) else server.Engine(source)
-                    step = functools.partial(bar.step, 1, f"{model} {language}")
-                    ask = functools.partial(answering.answer, engine, sampling=sampling)
-                    kept = answering.complete(file, kept, own, ask, step)
-                    job.tick()
-                rows.setdefault(model, {})[language] = [kept[prompt.id] for prompt in own]
-            del engine
-            gc.collect()
-    tallied = tallies.tally_answers(rows)
-    for model, entries in tallied.items():
-        for language, metrics in entries.items():
-            own_scores = scores["models"][model]["languages"].setdefault(language, {})
-            own_scores |= {f"prompts/{metric}": entry for metric, entry in metrics.items()}
-    scores["prompts"] = {
-        "source": config.prompts,
-        "languages": {language: len(own) for language, own in prompts.items()},
-        "sampling": {"max_tokens": config.max_tokens, "temperature": 0.0},
-    }
-    with (job.work / "answers.jsonl").open("w", encoding="utf-8") as out:
-        for model, by_language in rows.items():
-            terms = scores["models"][model]["about"].get("terms")
-            for language, answered in by_language.items():
-                for prompt, row in zip(prompts[language], answered, strict=True):
-                    items.add_answer(model, language, row)
-                    said = {"_id": prompt.id, "messages": list(prompt.messages), "lang": language}
-                    said |= {"model": model, "answer": row["output"], "finish": row["finish"], "terms": terms}
-                    out.write(json.dumps(said, ensure_ascii=False) + "\n")
 
 
 def _commands(sources: Sequence[str]) -> list[str]:

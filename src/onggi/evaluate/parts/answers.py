@@ -1,0 +1,70 @@
+"""What each model answers to prompts: in which language, how it ends, whether it is right."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ...engines.protocol import Sampling
+from ...text.prompts import Prompt
+from .. import answering, pieces, tallies
+from ..evaluation import Evaluation
+from ..pieces import Piece, Row
+
+# model → language → rows, in the order of the prompts
+Answered = dict[str, dict[str, list[Row]]]
+
+
+def add(
+    evaluation: Evaluation, prompts: Mapping[str, Sequence[Prompt]], source: str, max_tokens: int
+) -> Answered:
+    """Every model's answers to `prompts` (language → prompts) of `source`; into answers.jsonl too."""
+    sampling = Sampling(max_tokens=max_tokens)
+    todo: dict[tuple[str, str], Piece] = {}
+    for index, model in enumerate(evaluation.models):
+        for language, own in prompts.items():
+            todo[model.name, language] = Piece(
+                f"{model.name} {language}",
+                model.source,
+                "generate",
+                [prompt.id for prompt in own],
+                functools.partial(_ask, own, sampling),
+                evaluation.job.partial / f"answers-{index}-{language}.jsonl",
+            )
+        evaluation.ran(model, "prompts", "generate")
+    found = dict(zip(todo, pieces.complete(evaluation.job, "prompts", list(todo.values())), strict=True))
+    rows: Answered = {
+        model.name: {
+            language: [found[model.name, language][prompt.id] for prompt in own]
+            for language, own in prompts.items()
+        }
+        for model in evaluation.models
+    }
+    for model_name, entries in tallies.tally_answers(rows).items():
+        for language, metrics in entries.items():
+            for metric, entry in metrics.items():
+                evaluation.add(f"prompts/{metric}", {model_name: {language: entry}})
+    evaluation.scores["prompts"] = {
+        "source": source,
+        "languages": {language: len(own) for language, own in prompts.items()},
+        "sampling": {"max_tokens": max_tokens, "temperature": 0.0},
+    }
+    with (evaluation.job.work / "answers.jsonl").open("w", encoding="utf-8") as out:
+        for name, by_language in rows.items():
+            terms = evaluation.scores["models"][name]["about"].get("terms")
+            for language, answered in by_language.items():
+                for prompt, row in zip(prompts[language], answered, strict=True):
+                    evaluation.items.add_answer(name, language, row)
+                    said = {"_id": prompt.id, "messages": list(prompt.messages), "lang": language}
+                    said |= {"model": name, "answer": row["output"], "finish": row["finish"], "terms": terms}
+                    out.write(json.dumps(said, ensure_ascii=False) + "\n")
+    evaluation.outputs.append("answers.jsonl")
+    return rows
+
+
+def _ask(
+    prompts: Sequence[Prompt], sampling: Sampling, engine: Any, kept: Mapping[str, Row]
+) -> Iterator[Row]:
+    yield from answering.answer(engine, [prompt for prompt in prompts if prompt.id not in kept], sampling)

@@ -1,0 +1,123 @@
+"""Tasks of ours, and those of lm-eval, put to every model."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from ...engines import opening
+from ...errors import OnggiError, nearest
+from ...languages import Languages
+from ...progress import say
+from ...text import Text
+from .. import answering, pieces, results, tallies
+from ..evaluation import Evaluation
+from ..pieces import Piece, Row
+from ..tasks import TASKS, Item, Task
+
+# task → language → items
+Asked = Mapping[str, Mapping[str, Sequence[Item]]]
+
+
+def split(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The tasks asked for: ours, and those of lm-eval (a YAML file, and every other name)."""
+    return [name for name in names if name in TASKS], [name for name in names if name not in TASKS]
+
+
+def harness() -> ModuleType:
+    """`evaluate.harness`, which needs an extra. Raises OnggiError where that is not installed."""
+    from importlib.util import find_spec
+
+    if find_spec("lm_eval") is None:
+        raise OnggiError("tasks: tasks of lm-eval need it installed: pip install 'onggi[tasks]'.")
+    from .. import harness
+
+    return harness
+
+
+def known(theirs: Sequence[str]) -> None:
+    """Refuse a name that is nobody's, before its neighbours' data is fetched."""
+    from importlib.util import find_spec
+
+    for name in theirs:
+        if name.endswith((".yaml", ".yml")):
+            continue
+        if find_spec("lm_eval") is None:
+            raise OnggiError(
+                f"tasks: there is no task {name!r}.{nearest(name, list(TASKS))} See --list-tasks; "
+                "tasks of lm-eval need pip install 'onggi[tasks]'."
+            )
+        if name not in (names := harness().names()):
+            raise OnggiError(
+                f"tasks: there is no task {name!r}.{nearest(name, [*TASKS, *names])} See --list-tasks."
+            )
+
+
+def items(
+    names: Sequence[str], found: Text, languages: Languages | None, shots: int, limit: int | None
+) -> dict[str, dict[str, list[Item]]]:
+    """Task → language → items, for tasks of ours; `found` is the text of those that are made from one."""
+    asked: dict[str, dict[str, list[Item]]] = {}
+    for name in names:
+        task = TASKS[name]
+        text = found if task.parallel else None
+        have = task.languages(text)
+        wanted = languages or Languages(found.languages)
+        own = [language for language in wanted if language in have]
+        if not own:
+            raise OnggiError(f"tasks: {name} is in none of {','.join(wanted)}; it is in {','.join(have)}.")
+        if len(own) < len(wanted):
+            say(f"{name} is not asked in {', '.join(tag for tag in wanted if tag not in own)}.")
+        asked[name] = task.items(own, shots=shots, limit=limit, text=text)
+    return asked
+
+
+def add(evaluation: Evaluation, asked: Asked, shots: int, text: str, sheets: results.Sheets) -> None:
+    """Every model on every task of ours. text: the source of those made from one."""
+    todo: dict[tuple[str, str, str], Piece] = {}
+    for index, model in enumerate(evaluation.local):
+        for name, by_language in asked.items():
+            task = TASKS[name]
+            need: opening.Need = "generate" if task.kind == "open" else "score"
+            for language, own in by_language.items():
+                todo[name, model.name, language] = Piece(
+                    f"{model.name} {name} {language}",
+                    model.source,
+                    need,
+                    [item.id for item in own],
+                    functools.partial(_ask, task, own),
+                    evaluation.job.partial / f"task-{index}-{name}-{language}.jsonl",
+                )
+            evaluation.ran(model, name, need)
+    found = dict(zip(todo, pieces.complete(evaluation.job, "tasks", list(todo.values())), strict=True))
+    for name, by_language in asked.items():
+        task = TASKS[name]
+        rows = {
+            model.name: {
+                language: [found[name, model.name, language][item.id] for item in own]
+                for language, own in by_language.items()
+            }
+            for model in evaluation.local
+        }
+        for model_name, own_rows in rows.items():
+            made, samples = results.ours(task, by_language, own_rows, shots)
+            sheets[model_name][0].append(made)
+            sheets[model_name][1].update(samples)
+        evaluation.add(
+            f"{name}/{task.metric}",
+            tallies.tally(task, by_language, rows, evaluation.reference, evaluation.margin),
+        )
+        evaluation.scores.setdefault("tasks", {})[name] = {
+            "metric": task.metric,
+            "about": task.about,
+            "shots": shots,
+            "languages": list(by_language),
+            "text": text if task.parallel else None,
+        }
+        evaluation.items.add_task(name, task.metric, rows)
+
+
+def _ask(task: Task, items: Sequence[Item], engine: Any, kept: Mapping[str, Row]) -> Iterator[Row]:
+    yield from answering.ask(engine, task, [item for item in items if item.id not in kept])
