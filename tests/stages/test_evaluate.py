@@ -130,11 +130,53 @@ def test_prompts_to_a_local_and_a_served_model(tiny: Path, served: str, tmp_path
     assert answers[3]["answer"] == SAID
 
 
-def test_a_served_model_is_not_scored_on_text(
+def test_a_served_model_stands_beside_a_local_one(
     tiny: Path, served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["evaluate", str(tiny), served, "--out", str(tmp_path / "s")]) == 1
-    assert "gives no log-likelihoods" in capsys.readouterr().err
+    out = tmp_path / "scores"
+    words = ["evaluate", f"local={tiny}", f"far={served}", "--text", "probe", "--tasks", "continents"]
+    assert main([*words, "--languages", "ko,ar,en", "--limit", "3", "--shots", "1", "--out", str(out)]) == 0
+    said = capsys.readouterr().err
+    assert "far: behind a server, so not scored on texts" in said
+    assert f"{served}: 9 requests (0 more answered already, free)" in said
+    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    assert scores["tasks"]["continents"]["form"] == "written"
+    for tag in ("ko", "ar", "en"):
+        here, far = (scores["models"][name]["languages"][tag] for name in ("local", "far"))
+        assert "nll_per_passage" in here and "nll_per_passage" not in far
+        # "네, 대한민국의 …" names no continent.
+        assert far["continents/acc"]["unread"] == far["continents/acc"]["n"] == 3
+        assert {"verdict", "right_to_wrong", "chance"} <= far["continents/acc"].keys()
+    assert scores["models"]["far"]["engines"] == {"continents": "server"}
+    assert scores["models"]["local"]["engines"] == {"text": "transformers", "continents": "transformers"}
+    sample = json.loads((out / "samples_far_continents_ko.jsonl").read_text("utf-8").splitlines()[0])
+    assert sample["resps"] == [[SAID]] and sample["acc"] == 0.0
+
+
+def test_nothing_is_sent_over_the_budget(
+    tiny: Path, served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evaluate", f"local={tiny}", f"far={served}", "--tasks", "continents", "--languages", "ko,el,hi"]
+    prices = ["--limit", "2", "--input_price", "1e6", "--output_price", "1e6", "--budget", "5"]
+    assert main([*words, *prices, "--out", str(tmp_path / "s")]) == 1
+    error = capsys.readouterr().err
+    assert "more than 5; ask less" in error and "6 requests" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--text", "probe"], "gives no log-likelihoods"),
+        (["--tasks", "continents", "--choices", "scored"], "does not tell how likely a choice is"),
+        (["--prompts", "p.jsonl", "--budget", "3"], "budget: needs input_price"),
+        (["--prompts", "p.jsonl", "--concurrency", "0"], "concurrency: 0"),
+    ],
+)
+def test_what_a_server_cannot_do(
+    served: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["evaluate", served, *words, "--out", str(tmp_path / "s")]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

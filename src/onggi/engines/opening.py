@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..models import references
+from .spending import Options
 
 Need = Literal["score", "generate", "states"]
 How = Literal["transformers", "llama.cpp", "dequantised", "server"]
@@ -42,8 +43,8 @@ class _Open:
 _open: list[_Open] = []  # one at most
 
 
-def engine(source: str, need: Need) -> Any:
-    """The engine that runs `source`, ready to `score` or to `generate`.
+def engine(source: str, need: Need, options: Options | None = None) -> Any:
+    """The engine that runs `source`, ready to `score` or to `generate`. options: of a server.
 
     It stays open in this process until another is asked for or `close` is called: a model is loaded
     once for all that it is asked, and never two at a time. Raises OnggiError for what cannot be run.
@@ -55,16 +56,16 @@ def engine(source: str, need: Need) -> Any:
         return _open[0].engine
     close()
     with contextlib.ExitStack() as stack:
-        made = _made(source, need, way, stack)
+        made = _made(source, need, way, options, stack)
         _open.append(_Open(key, made, stack.pop_all()))
     return made
 
 
-def _made(source: str, need: Need, way: How, stack: contextlib.ExitStack) -> Any:
+def _made(source: str, need: Need, way: How, options: Options | None, stack: contextlib.ExitStack) -> Any:
     if way == "server":
         from . import server
 
-        return server.Engine(source)
+        return server.Engine(source, options)
     if way == "llama.cpp":
         path = references.gguf(source)
         assert path is not None

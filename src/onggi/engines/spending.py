@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from ..errors import OnggiError
+from .protocol import Answer, Prompt, Sampling
 
 # Without the server's tokenizer: Gemma's takes 3.6 to 8.4 bytes a token over the probe's 12 languages.
 BYTES_PER_TOKEN = 3
@@ -38,6 +39,8 @@ class Options:
     """Price of a million input tokens, in any currency; default: unknown."""
     output_price: float | None = None
     """Price of a million output tokens."""
+    budget: float | None = None
+    """A run that may cost more is refused before it spends; default: no limit."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option."""
@@ -47,12 +50,14 @@ class Options:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise OnggiError(f"{name}: {value} is not above 0.")
-        for name in ("retries", "backoff", "patience", "input_price", "output_price"):
+        for name in ("retries", "backoff", "patience", "input_price", "output_price", "budget"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise OnggiError(f"{name}: {value} is below 0.")
         if (self.input_price is None) != (self.output_price is None):
             raise OnggiError("input_price and output_price: give both or neither.")
+        if self.budget is not None and self.input_price is None:
+            raise OnggiError("budget: needs input_price and output_price, which it is reckoned by.")
 
     def money(self, prompt_tokens: int, tokens: int) -> float | None:
         """The price of so many tokens; None where it is unknown."""
@@ -81,12 +86,49 @@ class Estimate:
         f"and understates outside English for tokenizers of English; output: max_tokens for every request"
     )
 
+    def __add__(self, other: Estimate) -> Estimate:
+        """Both together."""
+        both = self.money is not None and other.money is not None
+        return Estimate(
+            self.requests + other.requests,
+            self.cached + other.cached,
+            self.prompt_tokens + other.prompt_tokens,
+            self.tokens + other.tokens,
+            (self.money or 0.0) + (other.money or 0.0) if both else None,
+        )
+
     def __str__(self) -> str:
         money = "price unknown" if self.money is None else f"at most {self.money:.4g}"
         return (
             f"{self.requests:,} requests ({self.cached:,} more answered already, free), about "
             f"{self.prompt_tokens:,} tokens in, at most {self.tokens:,} out: {money} ({self.how})"
         )
+
+
+class Estimates(Protocol):
+    """What knows the cost of requests before it sends them: the engine for servers."""
+
+    def estimate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Estimate:
+        """Of what `generate` would send."""
+        ...
+
+
+class Rehearsal:
+    """In an engine's place: sends nothing, answers nothing, and adds up in `estimate` what would be sent.
+
+    What depends on an answer (a second turn) is reckoned as if that were empty.
+    """
+
+    def __init__(self, engine: Estimates):
+        self._engine = engine
+        self.estimate: Estimate | None = None
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """An empty answer to each prompt."""
+        more = self._engine.estimate(prompts, sampling)
+        self.estimate = more if self.estimate is None else self.estimate + more
+        for number in range(len(prompts)):
+            yield number, Answer("", "length", 0, 0, 0.0)
 
 
 @dataclass

@@ -13,8 +13,11 @@ from typing import Any
 
 from .. import ledger
 from ..engines import opening
+from ..engines.spending import Options
 from ..models import references
 from ..models.references import Reference
+from . import pieces
+from .pieces import Piece, Row
 from .records import Items
 
 
@@ -31,10 +34,13 @@ class Evaluation:
     """`scores` (DESIGN §3), `items` and the names of the `outputs` in `job.work`, as they grow.
 
     line: the models, named apart. reference: the name of the one that the others are set against.
+    options: how servers are treated.
     """
 
-    def __init__(self, job: ledger.Job, line: Sequence[Reference], reference: str, margin: float):
-        self.job, self.reference, self.margin = job, reference, margin
+    def __init__(
+        self, job: ledger.Job, line: Sequence[Reference], reference: str, margin: float, options: Options
+    ):
+        self.job, self.reference, self.margin, self.options = job, reference, margin, options
         self.models = [
             Model(r.name, r.source, None if references.served(r.source) else references.resolve(r.source))
             for r in line
@@ -56,6 +62,10 @@ class Evaluation:
     def local(self) -> list[Model]:
         """The models that are here, and can be scored; a server gives no likelihoods of a given text."""
         return [model for model in self.models if model.folder is not None]
+
+    def complete(self, label: str, todo: Sequence[Piece]) -> list[dict[str, Row]]:
+        """The rows of each piece; see `pieces.complete`."""
+        return pieces.complete(self.job, label, todo, self.options)
 
     def add(self, measure: str, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Put entries, model → language → entry, into the scores under the name `measure`."""

@@ -48,7 +48,7 @@ def ours(
         }
         found["configs"][name] = {
             "task": name,
-            "output_type": "multiple_choice" if task.kind == "choice" else "generate_until",
+            "output_type": "multiple_choice" if "logprobs" in own[0] else "generate_until",
             "num_fewshot": shots,
             "metric_list": [{"metric": task.metric, "aggregation": "mean", "higher_is_better": True}],
             "metadata": {"version": 1, "lang": language, "onggi": task.name},
@@ -65,6 +65,9 @@ def ours(
 
 
 def _sample(number: int, metric: str, item: Item, row: Row) -> dict[str, Any]:
+    arguments: list[Any]
+    responses: list[Any]
+    filtered: list[Any]
     if isinstance(item, Choice):
         target = item.choices[item.answer]
         document = {
@@ -73,11 +76,14 @@ def _sample(number: int, metric: str, item: Item, row: Row) -> dict[str, Any]:
             "choices": list(item.choices),
             "answer": item.answer,
         }
-        arguments = [(item.context, choice) for choice in item.choices]
-        # Whether a choice was the greedy one is not kept.
-        responses: list[Any] = [[(nats, None)] for nats in row["logprobs"]]
-        filtered: list[Any] = [(nats, None) for nats in row["logprobs"]]
         prompt = item.context
+        if "output" in row:  # the choice was written
+            arguments, responses, filtered = [(prompt, "")], [[row["output"]]], [str(row["chosen"])]
+        else:
+            arguments = [(prompt, choice) for choice in item.choices]
+            # Whether a choice was the greedy one is not kept.
+            responses = [[(nats, None)] for nats in row["logprobs"]]
+            filtered = [(nats, None) for nats in row["logprobs"]]
     else:
         target = item.answer
         document = {"id": item.id, "prompt": item.prompt, "answer": item.answer}

@@ -22,7 +22,8 @@ def tally(
 
     margin: a loss of accuracy (a share) or, times 100, of chrF, that does not matter. A model's entry
     has its verdict against the reference on the same items: for choices by McNemar's test (flips both
-    ways), for chrF by the paired sign-flip test; Holm over the languages of the task.
+    ways), for chrF by the paired sign-flip test; Holm over the languages of the task. `unread` counts
+    written answers that name none of the choices, and so are wrong.
     """
     choices = task.kind == "choice"
     floors: dict[str, dict[str, float]] = {}
@@ -32,7 +33,12 @@ def tally(
             floors[language] = {"chance": under.chance, "majority": under.majority}
     bounds = (0.0, 1.0) if choices else (0.0, 100.0)
     verdicts = functools.partial(_flips if choices else _changes, margin=margin)
-    return _entries(rows, reference, bounds, floors, verdicts)
+    found = _entries(rows, reference, bounds, floors, verdicts)
+    for model, by_language in rows.items():
+        for language, answered in by_language.items():
+            if any("output" in row and "chosen" in row for row in answered):
+                found[model][language]["unread"] = sum(row["chosen"] is None for row in answered)
+    return found
 
 
 def tally_metric(

@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
+from ..progress import say
 from .base import Names, Plan, Stage, command, options
 
 if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
+    from ..engines.spending import Options
     from ..models.references import Reference
     from ..text.prompts import Prompt
 
 _REVISION = 3
-# What one model's files in lm-eval's shape are made of: results of several tasks, samples by task.
-Sheets = tuple[list[dict[str, Any]], dict[str, list[dict[str, Any]]]]
+# Options that change how servers are asked and not what comes of it.
+_SERVER = ("concurrency", "requests_per_minute", "timeout", "input_price", "output_price", "budget")
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class EvaluateConfig:
     Writes DIR/scores.json (every measure with its interval and verdict) and DIR/items.parquet (one
     row per model, language, item and measure); with --prompts DIR/answers.jsonl too, with --tasks the
     results in lm-eval's own files, DIR/results_MODEL.json and DIR/samples_MODEL_TASK.jsonl. Scores are
-    computed in fp32. A model behind a server (http://HOST:PORT/v1#NAME) can only answer prompts.
+    computed in fp32. A model behind a server (http://HOST:PORT/v1#NAME) answers prompts and tasks of ours; a
+    text is not scored by it.
     """
 
     models: list[str]
@@ -51,6 +54,21 @@ class EvaluateConfig:
     in the language asked for, do other scripts leak into it, does it loop, is it right."""
     max_tokens: int = 256
     """Longest answer to a prompt, in tokens."""
+    choices: Literal["auto", "scored", "written"] = "auto"
+    """How a model picks a choice of a task: the likeliest continuation, or the letter that it writes. Default:
+    scored; written where a model of the line is behind a server, which tells no likelihoods."""
+    concurrency: int = 8
+    """Of models behind servers: requests in flight at a time."""
+    requests_per_minute: float | None = None
+    """Of models behind servers: most requests a minute; default: no limit of ours."""
+    timeout: float = 300.0
+    """Of models behind servers: seconds that a request may take."""
+    input_price: float | None = None
+    """Of models behind servers: price of a million input tokens, in any currency."""
+    output_price: float | None = None
+    """Of models behind servers: price of a million output tokens."""
+    budget: float | None = None
+    """Of models behind servers: a model that may cost more is refused before anything is sent."""
     languages: Languages | None = None
     """Languages to score, as en,ko,km; default: all that the text has, for tasks those of the probe."""
     limit: int | None = None
@@ -71,6 +89,14 @@ class EvaluateConfig:
             raise OnggiError(f"shots: {self.shots} is not a number of solved items.")
         if self.max_tokens < 1:
             raise OnggiError(f"max_tokens: {self.max_tokens} is not a number of tokens.")
+        _ = self.server
+
+    @property
+    def server(self) -> Options:
+        """How models behind servers are treated."""
+        from ..engines.spending import Options
+
+        return Options(**{name: getattr(self, name) for name in _SERVER})
 
     @property
     def scored_text(self) -> str | None:
@@ -110,12 +136,13 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
     from ..models import references
 
     line, name = _references(config)
-    found = {
+    found: dict[str, Any] = {
         "models": {r.name: references.fingerprint(r.source) for r in line},
         "reference": name,
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
         "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
     }
+    found |= dict.fromkeys(_SERVER)
     if theirs := tasks.split(config.tasks or ())[1]:
         tasks.known(theirs)
         found["lm-eval"] = tasks.harness().fingerprint(theirs)
@@ -170,15 +197,24 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from ..models import references
 
     line, reference = _references(config)
+    ours, theirs = tasks.split(config.tasks or ())
     served = [r.name for r in line if references.served(r.source)]
-    if served and (config.scored_text or config.tasks):
+    scored = config.scored_text if config.text or not served else None
+    if reference in served and (scored or theirs):
         raise OnggiError(
-            f"models: {served[0]} is behind a server, which gives no log-likelihoods of a given text; "
-            "it can only answer --prompts, without --text and --tasks."
+            f"reference: {reference} is behind a server, which gives no log-likelihoods of a given text; "
+            "name a model that is here as --reference, or ask tasks of ours and --prompts only."
+        )
+    if served and (scored or theirs):
+        say(f"{', '.join(served)}: behind a server, so not scored on texts and tasks of lm-eval.")
+    form: tasks.Form = "written" if config.choices == "written" or served else "scored"
+    if served and config.choices == "scored":
+        raise OnggiError(
+            f"choices: {served[0]} is behind a server, which does not tell how likely a choice is; "
+            "leave --choices out, and every model writes its choice."
         )
     # What is asked is all known before a model is loaded. Translation needs its English, whichever
     # languages are scored.
-    ours, theirs = tasks.split(config.tasks or ())
     shots = config.shots or 0
     asked = {}
     if ours:
@@ -187,19 +223,19 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     if theirs:
         harnessed = tasks.harness().prepare(theirs, config.languages, config.shots, config.limit)
     prompts = _prompts(config)
-    found = text.load(config.scored_text, config.languages) if config.scored_text else None
+    found = text.load(scored, config.languages) if scored else None
 
-    evaluation = Evaluation(job, line, reference, config.margin)
+    evaluation = Evaluation(job, line, reference, config.margin, config.server)
     if found:
         passages.add(evaluation, found, config.languages, config.limit)
-    sheets: results.Sheets = {model.name: ([], {}) for model in evaluation.local}
+    sheets: results.Sheets = {model.name: ([], {}) for model in evaluation.models}
     if asked:
-        tasks.add(evaluation, asked, shots, config.text or "probe", sheets)
+        tasks.add(evaluation, asked, shots, config.text or "probe", form, sheets)
     if harnessed:
         from ..evaluate.parts import harness
 
         harness.add(evaluation, harnessed, config.limit, sheets)
-    for model in evaluation.local if config.tasks else ():
+    for model in evaluation.models if config.tasks else ():
         made, samples = sheets[model.name]
         evaluation.outputs += results.write(job.work, model.name, model.source, made, samples, config.limit)
     if prompts:

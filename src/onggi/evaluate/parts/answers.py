@@ -9,7 +9,7 @@ from typing import Any
 
 from ...engines.protocol import Sampling
 from ...text.prompts import Prompt
-from .. import answering, pieces, tallies
+from .. import answering, tallies
 from ..evaluation import Evaluation
 from ..pieces import Piece, Row
 
@@ -34,7 +34,7 @@ def add(
                 evaluation.job.partial / f"answers-{index}-{language}.jsonl",
             )
         evaluation.ran(model, "prompts", "generate")
-    found = dict(zip(todo, pieces.complete(evaluation.job, "prompts", list(todo.values())), strict=True))
+    found = dict(zip(todo, evaluation.complete("prompts", list(todo.values())), strict=True))
     rows: Answered = {
         model.name: {
             language: [found[model.name, language][prompt.id] for prompt in own]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 from ...engines import opening
 from ...errors import OnggiError, nearest
 from ...languages import Languages
 from ...progress import say
 from ...text import Text
-from .. import answering, pieces, results, tallies
+from .. import answering, results, tallies, written
 from ..evaluation import Evaluation
 from ..pieces import Piece, Row
-from ..tasks import TASKS, Item, Task
+from ..tasks import TASKS, Choice, Item, Task
 
+Form = Literal["scored", "written"]
 # task → language → items
 Asked = Mapping[str, Mapping[str, Sequence[Item]]]
 
@@ -74,32 +76,44 @@ def items(
     return asked
 
 
-def add(evaluation: Evaluation, asked: Asked, shots: int, text: str, sheets: results.Sheets) -> None:
-    """Every model on every task of ours. text: the source of those made from one."""
+def add(
+    evaluation: Evaluation, asked: Asked, shots: int, text: str, form: Form, sheets: results.Sheets
+) -> None:
+    """Every model on every task of ours. text: the source of those made from one. form: how a choice is
+    made, the likeliest of them or the one that the model writes, for all models alike.
+    """
+    # What is written is right or wrong, whatever likelihoods would be corrected for.
+    tasks = {
+        name: replace(TASKS[name], metric="acc")
+        if form == "written" and TASKS[name].kind == "choice"
+        else TASKS[name]
+        for name in asked
+    }
     todo: dict[tuple[str, str, str], Piece] = {}
-    for index, model in enumerate(evaluation.local):
+    for index, model in enumerate(evaluation.models):
         for name, by_language in asked.items():
-            task = TASKS[name]
-            need: opening.Need = "generate" if task.kind == "open" else "score"
+            task = tasks[name]
+            scored = task.kind == "choice" and form == "scored"
+            need: opening.Need = "score" if scored else "generate"
             for language, own in by_language.items():
                 todo[name, model.name, language] = Piece(
                     f"{model.name} {name} {language}",
                     model.source,
                     need,
                     [item.id for item in own],
-                    functools.partial(_ask, task, own),
+                    functools.partial(_ask, task, own, form),
                     evaluation.job.partial / f"task-{index}-{name}-{language}.jsonl",
                 )
             evaluation.ran(model, name, need)
-    found = dict(zip(todo, pieces.complete(evaluation.job, "tasks", list(todo.values())), strict=True))
+    found = dict(zip(todo, evaluation.complete("tasks", list(todo.values())), strict=True))
     for name, by_language in asked.items():
-        task = TASKS[name]
+        task = tasks[name]
         rows = {
             model.name: {
                 language: [found[name, model.name, language][item.id] for item in own]
                 for language, own in by_language.items()
             }
-            for model in evaluation.local
+            for model in evaluation.models
         }
         for model_name, own_rows in rows.items():
             made, samples = results.ours(task, by_language, own_rows, shots)
@@ -115,9 +129,16 @@ def add(evaluation: Evaluation, asked: Asked, shots: int, text: str, sheets: res
             "shots": shots,
             "languages": list(by_language),
             "text": text if task.parallel else None,
+            "form": form if task.kind == "choice" else None,
         }
         evaluation.items.add_task(name, task.metric, rows)
 
 
-def _ask(task: Task, items: Sequence[Item], engine: Any, kept: Mapping[str, Row]) -> Iterator[Row]:
-    yield from answering.ask(engine, task, [item for item in items if item.id not in kept])
+def _ask(
+    task: Task, items: Sequence[Item], form: Form, engine: Any, kept: Mapping[str, Row]
+) -> Iterator[Row]:
+    missing = [item for item in items if item.id not in kept]
+    if task.kind == "choice" and form == "written":
+        yield from written.ask(engine, [item for item in missing if isinstance(item, Choice)])
+    else:
+        yield from answering.ask(engine, task, missing)

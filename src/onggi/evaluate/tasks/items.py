@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ... import text as texts
 from ...errors import OnggiError
@@ -21,26 +22,38 @@ DEV = 5
 
 @dataclass(frozen=True)
 class Choice:
-    """A multiple-choice item: `context` is to be continued by one of `choices`, of which `answer` is right.
+    """A multiple-choice item: `question` is to be continued by one of `choices`, of which `answer` is right.
 
-    A choice begins with the space that parts it from the context, where the language writes one. `prior`
-    is the context without what is asked about (`Capital:`), for `acc_mutual_info`.
+    A choice begins with the space that parts it from the question, where the language writes one. `prior`
+    is the question without what is asked about (`Capital:`), for `acc_mutual_info`. shots: solved items.
     """
 
     id: str
-    context: str
+    question: str
     choices: tuple[str, ...]
     answer: int
     prior: str | None = None
+    shots: tuple[Choice, ...] = ()
+
+    @property
+    def context(self) -> str:
+        """The question after its shots."""
+        return "".join(f"{s.question}{s.choices[s.answer]}\n\n" for s in self.shots) + self.question
 
 
 @dataclass(frozen=True)
 class Open:
-    """An item to be answered in free text, and the `answer` it is compared with."""
+    """An item to be answered in free text, and the `answer` it is compared with. shots: solved items."""
 
     id: str
-    prompt: str
+    question: str
     answer: str
+    shots: tuple[Open, ...] = ()
+
+    @property
+    def prompt(self) -> str:
+        """The question after its shots."""
+        return "".join(f"{s.question} {s.answer}\n\n" for s in self.shots) + self.question
 
 
 Item = Choice | Open
@@ -152,17 +165,5 @@ def _parallel(name: str, text: texts.Text | None) -> texts.Text:
 
 
 def _with_shots(items: dict[str, Item], solved: list[str], asked: list[str]) -> list[Item]:
-    block = "".join(f"{_solved(items[key])}\n\n" for key in solved)
-    return [_after(block, items[key]) for key in asked]
-
-
-def _solved(item: Item) -> str:
-    if isinstance(item, Open):
-        return f"{item.prompt} {item.answer}"
-    return item.context + item.choices[item.answer]
-
-
-def _after(block: str, item: Item) -> Item:
-    if isinstance(item, Open):
-        return replace(item, prompt=block + item.prompt)
-    return replace(item, context=block + item.context)
+    shots: Any = tuple(items[key] for key in solved)
+    return [replace(items[key], shots=shots) for key in asked]
