@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from .. import ledger
-from ..engines.protocol import Generates, Sampling, Scores
+from ..engines.protocol import Answer, Generates, Sampling, Scores
 from ..text import confusion
 from ..text.prompts import Prompt
 from .tasks import Choice, Item, Open, Task, chrf
 
-
-class Named(Protocol):
-    """What has an id."""
-
-    @property
-    def id(self) -> str:
-        """Its own among those asked together."""
-        ...
-
-
-T = TypeVar("T", bound=Named)
 # What is known of one item under one model: `item`, its id, and `value` by the task's metric, always.
 Row = Mapping[str, Any]
 _LONGEST = 512  # tokens of an answer to an open item
@@ -101,27 +90,57 @@ def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Ro
         }
 
 
-def answer(engine: Generates, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Row]:
-    """The answer to each prompt as it ends, with `values`: whether it is in the language asked for, what
-    leaks into it, how it ends (`text.confusion`), and, where the prompt has a right answer, `exact` (the
-    same text, but for case, spaces and a full stop) and `chrf`.
+def answer(
+    engine: Generates, prompts: Sequence[Prompt], sampling: Sampling, kept: Mapping[str, Row]
+) -> Iterator[Row]:
+    """A row for each turn of each prompt, but for those `kept` (`read` finds them), as it is answered: all
+    first turns together, then all second ones with the model's own answers before them.
+
+    `values` hold whether the answer is in the language asked for, what leaks into it, how it ends
+    (`text.confusion`), and, where the turn has a reference, `exact` (the same text, but for case, spaces and a
+    full stop) and `chrf`. Where the engine failed (`finish` "error") there are none, and the prompt's later
+    turns are not asked but fail with it.
     """
-    for number, said in engine.generate([prompt.messages for prompt in prompts], sampling):
-        prompt = prompts[number]
-        values = confusion.check(said.text, prompt.lang, prompt.text, finish=said.finish).values()
-        if prompt.answer is not None:
-            values["exact"] = float(_plain(said.text) == _plain(prompt.answer))
-            values["chrf"] = chrf(said.text.strip(), prompt.answer)
-        yield {
-            "item": prompt.id,
-            "output": said.text,
-            "finish": said.finish,
-            "tokens": said.tokens,
-            "prompt_tokens": said.prompt_tokens,
-            "seconds": round(said.seconds, 3),
-            "error": said.error,
-            "values": values,
-        }
+    told = dict(kept)
+    for turn in range(1, max((len(prompt.turns) for prompt in prompts), default=0) + 1):
+        asked, chats = [], []
+        for prompt in prompts:
+            if turn > len(prompt.turns) or prompt.keys[turn - 1] in told:
+                continue
+            before = [told[key] for key in prompt.keys[: turn - 1]]
+            if before and before[-1]["finish"] == "error":
+                row = _answered(prompt, turn, Answer("", "error", 0, 0, 0.0, "the turn before has no answer"))
+                told[row["item"]] = row
+                yield row
+            else:
+                asked.append(prompt)
+                chats.append(prompt.chat([row["output"] for row in before]))
+        if chats:
+            for number, said in engine.generate(chats, sampling):
+                row = _answered(asked[number], turn, said)
+                told[row["item"]] = row
+                yield row
+
+
+def _answered(prompt: Prompt, turn: int, said: Answer) -> Row:
+    values: dict[str, float] = {}
+    if said.finish != "error":
+        values = confusion.check(said.text, prompt.lang, prompt.text(turn), finish=said.finish).values()
+        if right := prompt.references[turn - 1]:
+            values["exact"] = float(_plain(said.text) == _plain(right))
+            values["chrf"] = chrf(said.text.strip(), right)
+    return {
+        "item": prompt.keys[turn - 1],
+        "_id": prompt.id,
+        "turn": turn,
+        "output": said.text,
+        "finish": said.finish,
+        "tokens": said.tokens,
+        "prompt_tokens": said.prompt_tokens,
+        "seconds": round(said.seconds, 3),
+        "error": said.error,
+        "values": values,
+    }
 
 
 def _plain(text: str) -> str:
@@ -129,29 +148,27 @@ def _plain(text: str) -> str:
 
 
 def read(file: Path) -> dict[str, Row]:
-    """Item → row, of what a run has kept; the line that it was stopped in is none."""
+    """Item → row, of what a run has kept, without what failed (`finish` "error"), which is to be asked again:
+    the server may have come back. The line that a run was stopped in is none.
+    """
     if not file.is_file():
         return {}
     lines = file.read_bytes().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return {row["item"]: row for row in rows}
+    return {row["item"]: row for row in rows if row.get("finish") != "error"}
 
 
 def complete(
-    file: Path,
-    kept: Mapping[str, Row],
-    items: Sequence[T],
-    ask: Callable[[Sequence[T]], Iterator[Row]],
-    step: Callable[[], None],
+    file: Path, kept: Mapping[str, Row], asked: Iterable[Row], step: Callable[[], None]
 ) -> dict[str, Row]:
-    """Item → row of all `items`: what is `kept` in `file` (JSON lines), the others asked for and added
-    to it as they come. `step` is called for each of them.
+    """Item → row, of what is `kept` in `file` (JSON lines) and of what is `asked`, each row added to the file
+    as it comes. `step` is called for each of these.
     """
     found = dict(kept)
     with ledger.writing(file) as aside:
         aside.write_bytes(b"".join(map(line, kept.values())))
     with file.open("ab") as out:
-        for row in ask([item for item in items if item.id not in kept]):
+        for row in asked:
             out.write(line(row))
             out.flush()
             found[row["item"]] = row

@@ -130,14 +130,10 @@ class Model(LM):
             key = json.dumps(request.args, sort_keys=True, default=str) if kind == "generate_until" else ""
             asked.append(_Request(kind, request.args, turns[key] if key else 0))
             turns[key] += 1
-        once = list({request.id: request for request in asked}.values())
-
-        def rows(missing: Sequence[_Request]) -> Iterator[Row]:
-            if missing:
-                for number, response in ask(missing):
-                    yield {"item": missing[number].id, "response": response}
-
-        self.kept = answering.complete(self._file, self.kept, once, rows, self._step)
+        missing = list({request.id: request for request in asked if request.id not in self.kept}.values())
+        found = ask(missing) if missing else ()
+        rows = ({"item": missing[number].id, "response": response} for number, response in found)
+        self.kept = answering.complete(self._file, self.kept, rows, self._step)
         return [self.kept[request.id]["response"] for request in asked]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

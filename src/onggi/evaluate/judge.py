@@ -22,10 +22,11 @@ judges also keep to a form best in English. `template` takes another.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
@@ -39,11 +40,15 @@ import regex
 from .. import languages, ledger, statistics
 from ..engines.protocol import Answer, Generates, Sampling
 from ..errors import OnggiError, one_line
-from .questions import Answers, Question, Row
+from ..text import identify
+from ..text.prompts import Prompt
+from . import tallies
+from .answering import Row
 
 SAMPLING = Sampling(max_tokens=1024)
 
-Identify = Callable[[str], str | None]
+# item → row
+Rows = Mapping[str, Row]
 
 # Raised when a prompt or the reading of a verdict changes in what it can give.
 _REVISION = 1
@@ -138,77 +143,87 @@ def harmless(text: str) -> str:
 
 def grade(
     engine: Generates,
-    questions: Sequence[Question],
-    answers: Answers,
+    prompts: Sequence[Prompt],
+    answers: Rows,
     model: str,
-    language_of: Identify,
     *,
     judge: str,
     sampling: Sampling = SAMPLING,
     template: Template | None = None,
-    done: Collection[tuple[str, str, int]] = (),
+    kept: Rows | None = None,
 ) -> Iterator[Row]:
-    """A grade for each turn of each question that `model` answered, as they come.
+    """A grade for each turn of each prompt, as they come. answers: item → `answering.answer`'s row.
 
-    language_of: text → canonical tag, or None where it cannot tell; one that takes the language it should
-    expect errs less, so give each language's questions with its own. Rows are ready for JSONL: `_id,
-    turn, lang, category, model, judge, status, score, identified, verdict, tokens, seconds`.
-    `score` is 1 to 10 where `status` is "judged", 0 for "empty" and "wrong_language" (not asked), and
-    None for "unparsable" (the judge said something that is no grade), "failed" (the judge's engine did)
-    and "missing" (there is no answer to grade). Code, and prose too short to tell, is in no wrong
-    language.
+    Rows are as `answering.complete` keeps them, in one file a model: `item, _id, turn, lang, category, model,
+    judge, status, score, identified, verdict, finish, tokens, seconds, error`. `score` is 1 to 10 where
+    `status` is "judged", 0 for "empty" and "wrong_language" (not asked), and None for "unparsable" (the judge
+    said something that is no grade), "failed" (the judge's engine did) and "missing" (there is no answer to
+    grade). Code, and prose too short to tell, is in no wrong language.
 
-    done: (model, question, turn) already graded, as `graded` finds them; they are skipped.
+    kept: item → row, of the file as `answering.read` finds it: without what failed or was missing. What is there
+    is skipped; an unparsable verdict is, since asked again the judge would say the same.
     """
     template = template or Template("single")
-    asked: list[tuple[Row, list[dict[str, str]]]] = []
-    for q in questions:
-        for key in q.keys:
-            if (model, *key) in done:
+    asked: list[tuple[dict[str, Any], list[dict[str, str]]]] = []
+    for prompt in prompts:
+        for turn, key in enumerate(prompt.keys, 1):
+            if key in (kept or {}):
                 continue
-            row: Row = {
-                "_id": q.id,
-                "turn": key[1],
-                "lang": q.lang,
-                "category": q.category,
-                "model": model,
-                "judge": judge,
-            }
-            status, identified = _before_asking(answers.get(key), q.lang, language_of)
-            row["identified"] = identified
+            row = _about(prompt, turn) | {"model": model, "judge": judge}
+            status, row["identified"] = _before_asking(_text(answers, key), prompt.lang)
             if status is None:
-                asked.append((row, _single(template, q, key[1], answers)))
+                asked.append((row, _single(template, prompt, turn, answers)))
             else:
-                score = None if status == "missing" else 0
-                yield row | {"status": status, "score": score, "verdict": None, "tokens": 0, "seconds": 0.0}
+                yield row | {"score": None if status == "missing" else 0} | _unasked(status)
     for row, answer, found in _verdicts(engine, asked, sampling, _GRADE):
         yield row | _said(answer, found) | {"score": None if found is None else int(found)}
 
 
-def graded(rows: Iterable[Row]) -> set[tuple[str, str, int]]:
-    """What `grade` need not do again: (model, question, turn) of all but failures and missing answers."""
+def _about(prompt: Prompt, turn: int) -> dict[str, Any]:
     return {
-        (row["model"], row["_id"], row["turn"]) for row in rows if row["status"] not in ("failed", "missing")
+        "item": prompt.keys[turn - 1],
+        "_id": prompt.id,
+        "turn": turn,
+        "lang": prompt.lang,
+        "category": prompt.category,
     }
 
 
-def _single(template: Template, q: Question, turn: int, answers: Answers) -> list[dict[str, str]]:
-    conversation = [
-        {"question": harmless(q.turns[t - 1]), "answer": harmless(answers.get((q.id, t), ""))}
-        for t in range(1, turn + 1)
-    ]
-    reference = q.references[turn - 1]
-    reference = harmless(reference) if reference else None
-    texts = [text for each in conversation for text in each.values()]
+def _text(answers: Rows, key: str) -> str | None:
+    row = answers.get(key)
+    return None if row is None or row["finish"] == "error" else row["output"]
+
+
+def _conversation(prompt: Prompt, turn: int, answers: Rows) -> list[tuple[str, str]]:
+    """(what was said to the model, its answer) up to a turn, harmless."""
+    said = [_text(answers, key) or "" for key in prompt.keys[:turn]]
+    found, heard = [], []
+    for message in [*prompt.chat(said[:-1]), {"role": "assistant", "content": said[-1]}]:
+        if message["role"] != "assistant":
+            heard.append(message["content"])
+        else:
+            found.append((harmless("\n\n".join(heard)), harmless(message["content"])))
+            heard = []
+    return found
+
+
+def _reference(prompt: Prompt, turn: int) -> str | None:
+    reference = prompt.references[turn - 1]
+    return harmless(reference) if reference else None
+
+
+def _single(template: Template, prompt: Prompt, turn: int, answers: Rows) -> list[dict[str, str]]:
+    conversation = _conversation(prompt, turn, answers)
+    reference = _reference(prompt, turn)
     return template.prompt(
-        [*texts, reference],
-        conversation=conversation,
+        [*(text for pair in conversation for text in pair), reference],
+        conversation=[{"question": question, "answer": answer} for question, answer in conversation],
         reference=reference,
-        language=languages.name(q.lang),
+        language=languages.name(prompt.lang),
     )
 
 
-def _before_asking(text: str | None, wanted: str, language_of: Identify) -> tuple[str | None, str | None]:
+def _before_asking(text: str | None, wanted: str) -> tuple[str | None, str | None]:
     """What is settled without a judge, and the language found: (status or None, tag or None)."""
     if text is None:
         return "missing", None
@@ -218,26 +233,22 @@ def _before_asking(text: str | None, wanted: str, language_of: Identify) -> tupl
     said = len("".join(filter(str.isalpha, prose)).encode())
     if said < _LEAST_BYTES:
         return None, None
-    found = language_of(prose)
-    if found is None or _same(found, wanted):
+    found = identify.identify(prose, expected=wanted).language
+    if found is None or identify.alike(found, wanted):
         return None, found
-    if said < _LEAST_IN_SCRIPT and languages.script(languages.canonical(found)) == languages.script(wanted):
+    if languages.script(found) == languages.script(wanted) and (
+        said < _LEAST_IN_SCRIPT or not identify.known(wanted)
+    ):
         return None, found
     return "wrong_language", found
 
 
-def _same(found: str, wanted: str) -> bool:
-    """The same language in the same script; regions are not told apart."""
-    found = languages.canonical(found)
-    return found.split("-")[0] == wanted.split("-")[0] and languages.script(found) == languages.script(wanted)
-
-
 def _verdicts(
     engine: Generates,
-    asked: Sequence[tuple[Row, list[dict[str, str]]]],
+    asked: Sequence[tuple[dict[str, Any], list[dict[str, str]]]],
     sampling: Sampling,
     form: regex.Pattern[str],
-) -> Iterator[tuple[Row, Answer, str | None]]:
+) -> Iterator[tuple[dict[str, Any], Answer, str | None]]:
     if asked:
         for index, answer in engine.generate([prompt for _, prompt in asked], sampling):
             yield asked[index][0], answer, _verdict(answer, form)
@@ -250,66 +261,95 @@ def _verdict(answer: Answer, form: regex.Pattern[str]) -> str | None:
     return found[1] if found else None
 
 
-def _said(answer: Answer, found: str | None) -> Row:
+def _said(answer: Answer, found: str | None) -> dict[str, Any]:
     failed = answer.finish == "error"
     return {
         "status": "failed" if failed else "unparsable" if found is None else "judged",
-        "verdict": answer.error if failed else answer.text,
+        "verdict": None if failed else answer.text,
         "finish": answer.finish,
         "tokens": answer.tokens,
         "seconds": answer.seconds,
+        "error": answer.error,
     }
 
 
-def summarise_grades(rows: Iterable[Row], seed: int = 0) -> dict[str, dict[str, Any]]:
-    """model → language → `score` (value, low, high, n) over all, `categories` → score, `turns` → mean,
-    `counts` of each status, and `if_lowest`, `if_highest`: the mean if each unparsable verdict had
-    been a 1, or a 10.
-
-    The mean is over turns; intervals draw questions, since the turns of one share their fate. n is
-    questions with a score. Where nothing has a score, the value is None.
-    """
-    by_cell: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row in rows:
-        by_cell[row["model"], row["lang"]].append(row)
-    summary: dict[str, dict[str, Any]] = defaultdict(dict)
-    for (model, lang), cell in by_cell.items():
-        counts = Counter(row["status"] for row in cell)
-        scores = [row["score"] for row in cell if row["score"] is not None]
-        open_, known = counts["unparsable"], len(scores)
-        turns: dict[int, list[int]] = {turn: [] for turn in sorted({row["turn"] for row in cell})}
-        for row in cell:
-            if row["score"] is not None:
-                turns[row["turn"]].append(row["score"])
-        summary[model][lang] = {
-            "score": _mean(cell, seed),
-            "categories": {
-                category: _mean([row for row in cell if row["category"] == category], seed)
-                for category in dict.fromkeys(row["category"] for row in cell)
-            },
-            "turns": {str(turn): sum(s) / len(s) if s else None for turn, s in turns.items()},
-            "counts": dict(counts),
-            "if_lowest": (sum(scores) + open_) / (known + open_) if known + open_ else None,
-            "if_highest": (sum(scores) + 10 * open_) / (known + open_) if known + open_ else None,
-        }
-    return dict(summary)
-
-
-def _mean(rows: Sequence[Row], seed: int) -> Row:
-    by_question: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["score"] is not None:
-            by_question[row["_id"]].append(row["score"])
-    if not by_question:
-        return {"value": None, "low": None, "high": None, "n": 0}
-    sums, turns = [sum(s) for s in by_question.values()], [len(s) for s in by_question.values()]
-    found = statistics.interval(sums, turns, bounds=(0, 10), seed=seed)
+def _unasked(status: str) -> dict[str, Any]:
+    missing = status == "missing"
     return {
-        "value": found.value,
-        "low": None if math.isnan(found.low) else found.low,
-        "high": None if math.isnan(found.high) else found.high,
-        "n": found.n,
+        "status": status,
+        "verdict": None,
+        "finish": "error" if missing else None,
+        "tokens": 0,
+        "seconds": 0.0,
+        "error": "there is no answer" if missing else None,
     }
+
+
+def tally_grades(rows: Iterable[Row], reference: str, margin: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """model → language → the entry `judge/score` of `scores.json`: `value`, `low`, `high`, `n`, `categories`
+    (the same of each), `turns` (the mean of each), `counts` of each status, and `if_lowest`, `if_highest`: the
+    mean had each unparsable verdict been a 1, or a 10.
+
+    The mean is over turns; intervals draw prompts, and n counts those with a score. Where nothing has one the
+    value is None. A model's entry has its verdict against the reference on the turns that have a score in
+    both: the paired sign-flip test over prompts, Holm over languages. margin: the share of the scale's 10
+    points that does not matter.
+    """
+    cells: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        cells[row["model"]][row["lang"]].append(row)
+    found = {
+        model: {lang: _grades(own) for lang, own in by_language.items()}
+        for model, by_language in cells.items()
+    }
+    before = {row["item"]: row["score"] for own in cells[reference].values() for row in own}
+    for model, by_language in found.items():
+        if model == reference:
+            continue
+        losses = {lang: _losses(before, cells[model][lang]) for lang in by_language}
+        losses = {lang: own for lang, own in losses.items() if own}
+        margins = dict.fromkeys(losses, 10 * margin)
+        for lang, verdict in tallies.paired(losses, margins, f"{10 * margin:g} points", 1).items():
+            by_language[lang] |= verdict
+    return found
+
+
+def _grades(rows: Sequence[Row]) -> dict[str, Any]:
+    counts = Counter(row["status"] for row in rows)
+    scored = [row for row in rows if row["score"] is not None]
+    total, unknown = sum(row["score"] for row in scored), counts["unparsable"]
+    number = len(scored) + unknown
+    turns = {
+        turn: [r["score"] for r in scored if r["turn"] == turn] for turn in sorted({r["turn"] for r in rows})
+    }
+    return {
+        **_mean(rows),
+        "categories": {
+            category: _mean([row for row in rows if row["category"] == category])
+            for category in dict.fromkeys(row["category"] for row in rows)
+            if category is not None
+        },
+        "turns": {str(turn): sum(scores) / len(scores) if scores else None for turn, scores in turns.items()},
+        "counts": dict(counts),
+        "if_lowest": (total + unknown) / number if number else None,
+        "if_highest": (total + 10 * unknown) / number if number else None,
+    }
+
+
+def _mean(rows: Iterable[Row]) -> dict[str, Any]:
+    return tallies.mean_of_turns(
+        [(row["_id"], row["score"]) for row in rows if row["score"] is not None], (0, 10)
+    )
+
+
+def _losses(before: Mapping[str, int | None], after: Iterable[Row]) -> list[float]:
+    """What each prompt lost, a mean over its turns that have a score before and after."""
+    lost: dict[str, list[int]] = defaultdict(list)
+    for row in after:
+        score = before.get(row["item"])
+        if score is not None and row["score"] is not None:
+            lost[row["_id"]].append(score - row["score"])
+    return [sum(own) / len(own) for own in lost.values()]
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -317,163 +357,141 @@ def _mean(rows: Sequence[Row], seed: int) -> Row:
 
 def compare(
     engine: Generates,
-    questions: Sequence[Question],
-    first: tuple[str, Answers],
-    second: tuple[str, Answers],
-    language_of: Identify,
+    prompts: Sequence[Prompt],
+    first: tuple[str, Rows],
+    second: tuple[str, Rows],
     *,
     judge: str,
     sampling: Sampling = SAMPLING,
     template: Template | None = None,
-    done: Collection[tuple[str, str, str, int]] = (),
+    kept: Rows | None = None,
 ) -> Iterator[Row]:
-    """Each turn of each question judged twice, with `first` shown as A and with `second` shown as A.
+    """Each turn of each prompt judged twice, with `first` shown as A and with `second` shown as A.
 
-    `first` and `second` are a model's name and its answers. A row for each order, ready for JSONL:
-    `_id, turn, lang, category, a, b, judge, status, winner, verdict, longer, tokens, seconds`, where `a` is the
-    model shown first, `winner` the name of a model, "tie", or None where there is no verdict, and
-    `longer` the model whose answer has more characters.
+    `first` and `second` are a model's name and its answers. A row for each order, as `answering.complete`
+    keeps them in one file a pair: `item, _id, turn, lang, category, a, b, judge, status, winner, verdict, longer,
+    finish, tokens, seconds, error`, where `a` is the model shown first, `winner` the name of a model, "tie",
+    or None where there is no verdict, and `longer` the model whose answer has more characters.
     An answer that is empty or in the wrong language loses to one that is not, without asking ("settled").
-    done: (a, b, question, turn) already compared, as `compared` finds them; they are skipped.
+    kept: as in `grade`.
     """
     if first[0] == second[0] or "tie" in (first[0], second[0]):
         raise OnggiError(f"{first[0]} and {second[0]}: two models need two names, neither of them 'tie'.")
     template = template or Template("pair")
-    asked: list[tuple[Row, list[dict[str, str]]]] = []
-    for q in questions:
-        for key in q.keys:
-            for (a, of_a), (b, of_b) in ((first, second), (second, first)):
-                if (a, b, *key) in done:
-                    continue
-                row: Row = {
-                    "_id": q.id,
-                    "turn": key[1],
-                    "lang": q.lang,
-                    "category": q.category,
-                    "a": a,
-                    "b": b,
-                    "judge": judge,
-                }
-                texts = of_a.get(key), of_b.get(key)
-                faults = [_before_asking(text, q.lang, language_of)[0] for text in texts]
-                if faults == [None, None]:
-                    sizes = [len(text or "") for text in texts]
-                    row["longer"] = None if sizes[0] == sizes[1] else a if sizes[0] > sizes[1] else b
-                    asked.append((row, _pair(template, q, key[1], of_a, of_b)))
-                    continue
+    asked: list[tuple[dict[str, Any], list[dict[str, str]]]] = []
+    orders = ((first, second), (second, first))
+    for prompt in prompts:
+        for (turn, key), ((a, of_a), (b, of_b)) in itertools.product(enumerate(prompt.keys, 1), orders):
+            row = _about(prompt, turn) | {"item": f"{key}, {a} first", "a": a, "b": b, "judge": judge}
+            if row["item"] in (kept or {}):
+                continue
+            texts = _text(of_a, key), _text(of_b, key)
+            faults = [_before_asking(text, prompt.lang)[0] for text in texts]
+            if faults == [None, None]:
+                sizes = [len(text or "") for text in texts]
+                row["longer"] = None if sizes[0] == sizes[1] else a if sizes[0] > sizes[1] else b
+                asked.append((row, _pair(template, prompt, turn, of_a, of_b)))
+            else:
                 missing = "missing" in faults
                 winner = None if missing else "tie" if all(faults) else b if faults[0] else a
-                yield row | {
-                    "longer": None,
-                    "status": "missing" if missing else "settled",
-                    "winner": winner,
-                    "verdict": None,
-                    "tokens": 0,
-                    "seconds": 0.0,
-                }
+                yield row | {"longer": None, "winner": winner} | _unasked("missing" if missing else "settled")
     for row, answer, found in _verdicts(engine, asked, sampling, _CHOICE):
         winners = {"A": row["a"], "B": row["b"], "TIE": "tie", None: None}
         yield row | _said(answer, found) | {"winner": winners[found]}
 
 
-def compared(rows: Iterable[Row]) -> set[tuple[str, str, str, int]]:
-    """What `compare` need not do again: (a, b, question, turn) of all but failures and missing answers."""
-    return {
-        (row["a"], row["b"], row["_id"], row["turn"])
-        for row in rows
-        if row["status"] not in ("failed", "missing")
-    }
-
-
-def _pair(template: Template, q: Question, turn: int, of_a: Answers, of_b: Answers) -> list[dict[str, str]]:
-    turns = range(1, turn + 1)
-    texts = [harmless(q.turns[t - 1]) for t in turns]
-    first = [harmless(of_a.get((q.id, t), "")) for t in turns]
-    second = [harmless(of_b.get((q.id, t), "")) for t in turns]
-    reference = q.references[turn - 1]
-    reference = harmless(reference) if reference else None
+def _pair(template: Template, prompt: Prompt, turn: int, of_a: Rows, of_b: Rows) -> list[dict[str, str]]:
+    a, b = _conversation(prompt, turn, of_a), _conversation(prompt, turn, of_b)
+    questions = [question for question, _ in a]
+    first, second = [answer for _, answer in a], [answer for _, answer in b]
+    reference = _reference(prompt, turn)
     # Sorted, so that both orders of a pair get the same fence and differ in nothing but the order.
     return template.prompt(
-        [*texts, *sorted([*first, *second]), reference],
-        questions=texts,
+        [*questions, *sorted([*first, *second]), reference],
+        questions=questions,
         first=first,
         second=second,
         reference=reference,
-        language=languages.name(q.lang),
+        language=languages.name(prompt.lang),
     )
 
 
-def outcomes(rows: Iterable[Row]) -> list[Row]:
-    """One row for each question, turn and pair of models from the rows of its two orders: `_id, turn, lang,
-    category, models` (two names in order), `winner` (a name, "tie", or None where an order has no verdict),
-    `agreed` (whether both orders said the same; None unless the judge gave a verdict in both).
+def outcomes(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    """One row for each turn and pair of models from the rows of its two orders: `_id, turn, lang, category`,
+    `models` (two names in order), `winner` (a name, "tie", or None where an order has no verdict),
+    `verdicts` (what the judge said with each of the two models shown first; None unless it did in both).
 
     Orders that disagree make a tie: what changes with the place of an answer is not about the answer.
     """
-    both: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    both: dict[tuple[Any, ...], dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        names = tuple(sorted((row["a"], row["b"])))
-        both[(*names, row["lang"], row["_id"], row["turn"])].append(row)
+        both[(*sorted((row["a"], row["b"])), row["lang"], row["_id"], row["turn"])][row["a"]] = row
     found = []
     for (one, other, lang, key, turn), orders in both.items():
-        said = [row["winner"] for row in orders]
-        whole = len(orders) == 2 and None not in said
+        order = [orders[name] for name in (one, other) if name in orders]
+        said = [row["winner"] for row in order]
+        whole = len(said) == 2 and None not in said
         found.append(
             {
                 "_id": key,
                 "turn": turn,
                 "lang": lang,
-                "category": orders[0]["category"],
+                "category": order[0]["category"],
                 "models": [one, other],
                 "winner": None if not whole else said[0] if said[0] == said[1] else "tie",
-                "agreed": said[0] == said[1]
-                if whole and all(row["status"] == "judged" for row in orders)
-                else None,
+                "verdicts": said if whole and all(row["status"] == "judged" for row in order) else None,
             }
         )
     return found
 
 
-def summarise_pairs(rows: Sequence[Row]) -> Row:
-    """The `pairs` and what is known of the judge.
+def tally_pairs(rows: Iterable[Row], reference: str | None = None) -> dict[str, dict[str, Any]]:
+    """Language → what `compare`'s rows of any number of pairs say, and what is known of the judge there.
 
-    `pairs`: for each language and pair of models, `wins` of each, `ties`, `open` (no verdict in an order).
+    `ratings`: model → `value`, `low`, `high`, `n` (see `ratings`; None where the decided comparisons do not
+    join the models). `pairs`: for each pair of models `wins` of each, `ties`, `open` (no verdict in an order).
     `orders`: `agreement` and `kappa` between the two orders' verdicts, over `n` comparisons that the judge
     decided in both. `first_place`: the share of decided verdicts (no ties) that went to the answer shown first;
     a judge without position bias has 0.5. `longer`: the share that went to the longer answer. `counts` of
     each status. Shares are None where there is nothing to count.
     """
+    by_language: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_language[row["lang"]].append(row)
+    return {lang: _pairs(own, reference) for lang, own in by_language.items()}
+
+
+def _pairs(rows: Sequence[Row], reference: str | None) -> dict[str, Any]:
     decided = [row for row in rows if row["status"] == "judged" and row["winner"] != "tie"]
     lengths = [row for row in decided if row["longer"] is not None]
     found = outcomes(rows)
-    judged: dict[tuple[Any, ...], dict[str, str]] = defaultdict(dict)
-    for row in rows:
-        if row["status"] == "judged":
-            judged[(*sorted((row["a"], row["b"])), row["_id"], row["turn"])][row["a"]] = row["winner"]
-    # Which of the two names is "one" is by the alphabet; the labels must be alike for all pairs.
-    label = {
-        key: [
-            "tie" if winner == "tie" else "one" if winner == key[0] else "other"
-            for _, winner in sorted(orders.items())
+    # Which of the two is "one" is by the alphabet; the labels must be alike for all pairs.
+    labels = [
+        [
+            "tie" if name == "tie" else "one" if name == each["models"][0] else "other"
+            for name in each["verdicts"]
         ]
-        for key, orders in judged.items()
-        if len(orders) == 2
-    }
-    agreement = statistics.agreement(*zip(*label.values(), strict=True)) if label else None
-    pairs: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
+        for each in found
+        if each["verdicts"]
+    ]
+    agreement = statistics.agreement(*zip(*labels, strict=True)) if labels else None
+    pairs: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for each in found:
-        one, other = each["models"]
-        pairs[each["lang"], one, other][each["winner"] or "open"] += 1
+        pairs[tuple(each["models"])][each["winner"] or "open"] += 1
+    try:
+        rated = {name: asdict(rating) for name, rating in ratings(rows, reference).items()}
+    except OnggiError:
+        rated = None
     return {
+        "ratings": rated,
         "pairs": [
             {
-                "lang": lang,
                 "models": [one, other],
                 "wins": {one: counts[one], other: counts[other]},
                 "ties": counts["tie"],
                 "open": counts["open"],
             }
-            for (lang, one, other), counts in pairs.items()
+            for (one, other), counts in pairs.items()
         ],
         "orders": None
         if agreement is None
@@ -495,22 +513,21 @@ def _share(hits: Sequence[bool]) -> float | None:
 def ratings(rows: Iterable[Row], reference: str | None = None) -> dict[str, statistics.Interval]:
     """Bradley–Terry ratings from `compare`'s rows of any number of pairs; see `statistics.bradley_terry`.
 
-    The two orders of a comparison are one game, and the turns of a question one item. Comparisons
-    without a verdict in both orders are left out; `summarise_pairs` counts them. Where languages
-    are mixed, a question of each is an item of its own.
+    The two orders of a comparison are one game, and the turns of a prompt one item. Comparisons
+    without a verdict in both orders are left out; `tally_pairs` counts them.
     """
     games, items = [], []
     for each in outcomes(rows):
         if each["winner"] is not None:
             one, other = each["models"]
             games.append((one, other, {one: 1.0, other: 0.0, "tie": 0.5}[each["winner"]]))
-            items.append((each["lang"], each["_id"]))
+            items.append(each["_id"])
     return statistics.bradley_terry(games, items, reference=reference)
 
 
 def record(
-    judge: str, sampling: Sampling, questions: Sequence[Question], template: Template, scorer: str
-) -> Row:
+    judge: str, sampling: Sampling, prompts: Sequence[Prompt], template: Template, scorer: str
+) -> dict[str, Any]:
     """What a judge's number depends on, for the result's record: change any and it is another measure."""
     return {
         "judge": judge,
@@ -519,8 +536,5 @@ def record(
         "shots": 0,
         "sampling": asdict(sampling),
         "template": {"name": template.name, "sha256": template.sha256, "text": template.text},
-        "questions": {
-            "n": len(questions),
-            "sha256": ledger.digest([asdict(question) for question in questions]),
-        },
+        "questions": {"n": len(prompts), "sha256": ledger.digest([asdict(prompt) for prompt in prompts])},
     }

@@ -41,13 +41,13 @@ def complete(
 ) -> list[dict[str, Row]]:
     """Item → row of every piece, in their order: what is kept and, asked for now, what is missing.
 
-    An answer that failed (`finish` is `error`) is asked for again: a server may have come back.
+    What failed (`finish` is `error`) is asked for again: a server may have come back.
     label: what the bar calls them. options: how servers are treated; what they may cost is said before
     anything is sent, and OnggiError raised where it is over the budget.
     """
     found: list[dict[str, Row]] = []
     for piece in pieces:
-        rows = {key: row for key, row in read(piece.file).items() if row.get("finish") != "error"}
+        rows = read(piece.file)
         found.append(rows)
         with ledger.writing(piece.file) as aside:
             aside.write_bytes(b"".join(map(line, rows.values())))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import statistics
@@ -58,8 +59,24 @@ def tally_metric(
     return _entries(rows, reference, (-math.inf, math.inf), floors, verdicts)
 
 
-def _interval(values: Sequence[float], bounds: tuple[float, float]) -> dict[str, Any]:
-    found = statistics.interval(values, bounds=bounds)
+def mean_of_turns(values: Iterable[tuple[str, float]], bounds: tuple[float, float]) -> dict[str, Any]:
+    """`value`, `low`, `high` and `n` of (prompt, value) of its turns: the mean of turns; the interval draws
+    prompts, since the turns of one share their fate, and n counts them. Without values the value is None.
+    """
+    by_prompt: dict[str, list[float]] = defaultdict(list)
+    for prompt, value in values:
+        by_prompt[prompt].append(value)
+    if not by_prompt:
+        return {"value": None, "low": None, "high": None, "n": 0}
+    return _interval(
+        [sum(own) for own in by_prompt.values()], bounds, [len(own) for own in by_prompt.values()]
+    )
+
+
+def _interval(
+    values: Sequence[float], bounds: tuple[float, float], turns: Sequence[int] | None = None
+) -> dict[str, Any]:
+    found = statistics.interval(values, turns, bounds=bounds)
     return {"value": found.value, "low": _number(found.low), "high": _number(found.high), "n": found.n}
 
 
@@ -131,7 +148,7 @@ def _changes(
     before: Mapping[str, Sequence[Row]], after: Mapping[str, Sequence[Row]], margin: float
 ) -> dict[str, dict[str, Any]]:
     losses = _losses(before, after)
-    return _paired(losses, dict.fromkeys(losses, 100 * margin), f"{100 * margin:g} chrF", 1)
+    return paired(losses, dict.fromkeys(losses, 100 * margin), f"{100 * margin:g} chrF", 1)
 
 
 def _relative(
@@ -144,13 +161,13 @@ def _relative(
     }
     # A share of nothing is no margin: then the margin itself.
     margins = {language: margin * mean or margin for language, mean in means.items()}
-    return _paired(losses, margins, f"{100 * margin:g}%", sign)
+    return paired(losses, margins, f"{100 * margin:g}%", sign)
 
 
-def _paired(
+def paired(
     losses: Mapping[str, Sequence[float]], margins: Mapping[str, float], within: str, sign: int
 ) -> dict[str, dict[str, Any]]:
-    """sign: -1 where a higher value is the loss."""
+    """The verdict of each language on its paired losses; sign: -1 where a higher value is the loss."""
     verdicts = statistics.paired_verdicts(losses, margins, within=within)
     return {
         language: {
@@ -167,7 +184,7 @@ def _paired(
 def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, dict[str, Any]]]:
     """model → language → metric → entry, of answers to prompts: the mean of each of their `values`.
 
-    A metric is there for the answers it is defined for, and `n` says how many; one that only marks what
+    A metric is there for the answers it is defined for, and `n` says of how many prompts; one that only marks what
     was found (`script/Hani`, `line/en`) counts the others as 0. Answers that failed are left out and
     counted in `failed`.
     """
@@ -175,11 +192,11 @@ def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, 
     for model, by_language in rows.items():
         found[model] = {}
         for language, own in by_language.items():
-            good = [row["values"] for row in own if row["finish"] != "error"]
+            good = [(row["_id"], row["values"]) for row in own if row["finish"] != "error"]
             entries: dict[str, Any] = {"failed": {"value": len(own) - len(good), "n": len(own)}}
-            for metric in sorted({metric for values in good for metric in values}):
+            for metric in sorted({metric for _, values in good for metric in values}):
                 sparse = "/" in metric
-                values = [row.get(metric, 0.0) for row in good if sparse or metric in row]
-                entries[metric] = _interval(values, (0.0, 100.0 if metric == "chrf" else 1.0))
+                own_values = [(key, v.get(metric, 0.0)) for key, v in good if sparse or metric in v]
+                entries[metric] = mean_of_turns(own_values, (0.0, 100.0 if metric == "chrf" else 1.0))
             found[model][language] = entries
     return found

@@ -50,8 +50,9 @@ class EvaluateConfig:
     """Solved items before each item of a task; of ours at most 5. Default: none, for a task of lm-eval
     as many as it asks for."""
     prompts: str | None = None
-    """A JSONL file of prompts to answer, {"_id", "prompt" or "messages", "lang", "answer"?}: was the answer
-    in the language asked for, do other scripts leak into it, does it loop, is it right."""
+    """Prompts to answer: a JSONL file, {"_id", "prompt", "messages" or "turns", "lang", "answer"?}, or a set
+    that ships, `everyday` or `questions`: was the answer in the language asked for, do other scripts leak into
+    it, does it loop, is it right."""
     max_tokens: int = 256
     """Longest answer to a prompt, in tokens."""
     choices: Literal["auto", "scored", "written"] = "auto"
@@ -134,25 +135,20 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
     from .. import text
     from ..evaluate.parts import tasks
     from ..models import references
+    from ..text import prompts
 
     line, name = _references(config)
     found: dict[str, Any] = {
         "models": {r.name: references.fingerprint(r.source) for r in line},
         "reference": name,
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
-        "prompts": ledger.sha256(_file(config.prompts)) if config.prompts else None,
+        "prompts": ledger.sha256(prompts.file(config.prompts)) if config.prompts else None,
     }
     found |= dict.fromkeys(_SERVER)
     if theirs := tasks.split(config.tasks or ())[1]:
         tasks.known(theirs)
         found["lm-eval"] = tasks.harness().fingerprint(theirs)
     return found
-
-
-def _file(path: str) -> Path:
-    if not Path(path).is_file():
-        raise OnggiError(f"prompts: {path}: there is no such file.")
-    return Path(path)
 
 
 def evaluate(config: EvaluateConfig, out: Path) -> Artifact:

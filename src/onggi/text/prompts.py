@@ -1,95 +1,137 @@
-"""Prompts to be answered: what is asked, in which language, and perhaps what a right answer is."""
+"""Prompts to be answered freely: what is asked, in which language, and perhaps what right answers are.
+
+A prompt has one turn of the user's or several. Each is said once the model has answered the one before, since a
+second turn usually asks it to mend or build on the first. Two sets ship, both written for onggi: `everyday`, and
+`questions`, 42 of two turns in each of English, Japanese and Korean, none translated from another: a good
+question about honorifics has no English.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import languages
-from ..errors import OnggiError
+from ..errors import OnggiError, nearest
+from . import jsonl
+
+SHIPPED = ("everyday", "questions")
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt. lang: the language the answer must be in. messages: what a chat model is asked.
-    answer: a right one, where the row has it.
+    """What a model is asked. lang: the language that its answers must be in. turns: what the user says, one
+    after another. references: a right answer to each turn, or None. before: messages before the first turn.
     """
 
     id: str
     lang: str
-    messages: tuple[Mapping[str, str], ...]
-    answer: str | None = None
+    turns: tuple[str, ...]
+    references: tuple[str | None, ...]
+    category: str | None = None
+    before: tuple[Mapping[str, str], ...] = ()
 
     @property
-    def text(self) -> str:
-        """All that was said to the model, for what an answer may take up from it."""
-        return "\n".join(message["content"] for message in self.messages)
+    def keys(self) -> tuple[str, ...]:
+        """What the answer to each turn is kept by: the id, for later turns with their number (`ko-1/2`)."""
+        return (self.id, *(f"{self.id}/{turn}" for turn in range(2, len(self.turns) + 1)))
+
+    def chat(self, answers: Sequence[str]) -> list[Mapping[str, str]]:
+        """The messages that ask for the next answer of a model that has given these."""
+        said = list(self.before)
+        for turn, answer in zip(self.turns, answers, strict=False):
+            said += [{"role": "user", "content": turn}, {"role": "assistant", "content": answer}]
+        return [*said, {"role": "user", "content": self.turns[len(answers)]}]
+
+    def text(self, turn: int) -> str:
+        """All that was said to the model up to a turn (from 1), for what an answer may take up from it."""
+        return "\n".join([*(message["content"] for message in self.before), *self.turns[:turn]])
 
 
-def load(path: str, wanted: Sequence[str] | None = None) -> list[Prompt]:
-    """Prompts of a JSONL file, rows `{"_id", "prompt" or "messages", "lang", "answer"?}`, in its order.
+def file(source: str) -> Path:
+    """Where the rows of a shipped set are, or of a file. Raises OnggiError where there is neither."""
+    path = Path(__file__).parent / "data" / f"{source}.jsonl" if source in SHIPPED else Path(source)
+    if not path.is_file():
+        raise OnggiError(
+            f"prompts: {source}: there is no such file; prompts are a JSONL file or one of: "
+            f"{', '.join(SHIPPED)}.{nearest(source, SHIPPED)}"
+        )
+    return path
+
+
+def load(source: str, wanted: Sequence[str] | None = None) -> list[Prompt]:
+    """The prompts of a shipped set or of a JSONL file, in its order. Rows are one of
+
+    - `{"_id", "lang", "prompt", "answer"?, "category"?}`
+    - `{"_id", "lang", "messages", "answer"?, "category"?}`, the last message the user's
+    - `{"_id", "lang", "turns": […], "references"?: […], "category"?}`, a reference or null for each turn
 
     wanted: languages to keep (canonical tags). Raises OnggiError naming file, line and field for what
     is not well formed, an `_id` that is there twice, and a wanted language without a prompt.
     """
-    try:
-        content = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise OnggiError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise OnggiError(f"{path}: is not UTF-8 (byte {error.start}); convert it first.") from error
-    found: dict[str, Prompt] = {}
-    for number, line in enumerate(content.split("\n"), 1):
-        if not line.strip():
-            continue
-        prompt = _prompt(f"{path}:{number}", line)
-        if prompt.id in found:
-            raise OnggiError(f"{path}:{number}: _id {prompt.id!r} is there twice; each needs its own.")
-        found[prompt.id] = prompt
-    kept = [prompt for prompt in found.values() if wanted is None or prompt.lang in wanted]
-    missing = [tag for tag in wanted or () if tag not in {prompt.lang for prompt in kept}]
-    if missing or not kept:
-        raise OnggiError(f"{path}: has no prompts in {', '.join(missing) or 'any language'}.")
-    return kept
+    found: list[Prompt] = []
+    keys: set[str] = set()
+    for number, row in jsonl.read(file(source), source):
+        place = f"{source}, line {number}"
+        prompt = _prompt(place, row)
+        if twice := keys & set(prompt.keys):
+            raise OnggiError(f"{place}: _id {min(twice)!r} is there twice; each needs its own.")
+        keys |= set(prompt.keys)
+        found.append(prompt)
+    have = dict.fromkeys(prompt.lang for prompt in found)
+    if missing := [tag for tag in wanted or () if tag not in have]:
+        raise OnggiError(f"{source}: has no prompts in {', '.join(missing)} (it has {', '.join(have)}).")
+    return [prompt for prompt in found if wanted is None or prompt.lang in wanted]
 
 
-def _prompt(place: str, line: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise OnggiError(f"{place}: is not JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise OnggiError(f'{place}: is not an object with "_id", "prompt" and "lang".')
+def _prompt(place: str, row: Mapping[str, Any]) -> Prompt:
     for field in ("_id", "lang"):
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise OnggiError(f"{place}: {field} is not a text; each row needs one.")
+        _text(place, field, row.get(field))
     try:
         lang = languages.canonical(row["lang"])
     except OnggiError as error:
         raise OnggiError(f"{place}: lang: {error}") from error
-    if ("prompt" in row) == ("messages" in row):
-        raise OnggiError(f"{place}: needs either prompt (a text) or messages (a list of turns).")
-    messages = _messages(place, row)
-    answer = row.get("answer")
-    if answer is not None and (not isinstance(answer, str) or not answer.strip()):
-        raise OnggiError(f"{place}: answer is not a text; leave it out where there is none.")
-    return Prompt(row["_id"], lang, messages, answer)
-
-
-def _messages(place: str, row: Mapping[str, Any]) -> tuple[Mapping[str, str], ...]:
-    if "prompt" in row:
-        if not isinstance(row["prompt"], str) or not row["prompt"].strip():
-            raise OnggiError(f"{place}: prompt is empty or not a text.")
-        return ({"role": "user", "content": row["prompt"]},)
-    turns = row["messages"]
+    if sum(field in row for field in ("prompt", "messages", "turns")) != 1:
+        raise OnggiError(
+            f"{place}: needs one of prompt (a text), messages (a chat) and turns (a list of texts)."
+        )
+    right, other = ("references", "answer") if "turns" in row else ("answer", "references")
+    if row.get(other) is not None:
+        raise OnggiError(f"{place}: {other} does not go with these fields; say {right}.")
+    before: Sequence[Mapping[str, str]] = ()
+    turns, references = row.get("turns"), row.get(right)
+    if "messages" in row:
+        *before, last = _messages(place, row["messages"])
+        turns = [last["content"]]
+    elif "prompt" in row:
+        turns = [_text(place, "prompt", row["prompt"])]
     if not isinstance(turns, list) or not turns:
-        raise OnggiError(f"{place}: messages is not a list of turns.")
-    for turn in turns:
-        if not isinstance(turn, dict) or not all(isinstance(turn.get(k), str) for k in ("role", "content")):
-            raise OnggiError(f'{place}: messages: each turn is {{"role": …, "content": …}}.')
-    if turns[-1]["role"] != "user":
-        raise OnggiError(f"{place}: messages: the last turn must be the user's, to be answered.")
-    return tuple({"role": turn["role"], "content": turn["content"]} for turn in turns)
+        raise OnggiError(f"{place}: turns is not a list of one or more texts.")
+    if right == "answer" or references is None:
+        references = [references] * len(turns)
+    if not isinstance(references, list) or len(references) != len(turns):
+        raise OnggiError(f"{place}: references is not a list with a text or null for each of the turns.")
+    for field, value in [*((right, each) for each in references), ("category", row.get("category"))]:
+        if value is not None:
+            _text(place, field, value)
+    texts = tuple(_text(place, "turns", turn) for turn in turns)
+    return Prompt(row["_id"], lang, texts, tuple(references), row.get("category"), tuple(before))
+
+
+def _messages(place: str, messages: Any) -> list[Mapping[str, str]]:
+    if not isinstance(messages, list) or not messages:
+        raise OnggiError(f"{place}: messages is not a list of messages.")
+    for each in messages:
+        if not isinstance(each, dict) or not all(isinstance(each.get(k), str) for k in ("role", "content")):
+            raise OnggiError(f'{place}: messages: each is {{"role": …, "content": …}}.')
+    if messages[-1]["role"] != "user":
+        raise OnggiError(f"{place}: messages: the last must be the user's, to be answered.")
+    return [{"role": each["role"], "content": each["content"]} for each in messages]
+
+
+def _text(place: str, field: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise OnggiError(f"{place}: {field} is empty or not a text.")
+    return value

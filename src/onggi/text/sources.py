@@ -8,12 +8,9 @@ same content can be compared in all of them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,7 @@ import pyarrow.parquet as pq
 from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError, nearest, one_line
-from . import debian
+from . import debian, jsonl
 
 SHIPPED = {"probe": "Apache-2.0", "starter": "Apache-2.0"}
 TABLE = "text.parquet"
@@ -112,8 +109,7 @@ def load(source: str, languages: Sequence[str] | None = None) -> Text:
 
 def _load(source: str, languages: Sequence[str] | None) -> Text:
     if source in SHIPPED:
-        file = resources.files("onggi.text") / "data" / f"{source}.jsonl"
-        return _table(source, _jsonl(file.read_text(encoding="utf-8"), source), SHIPPED[source])
+        return _table(source, _jsonl(_shipped(source), source), SHIPPED[source])
     if source.startswith("debian:"):
         if languages is None:
             raise OnggiError(f"{source}: name the languages to fetch (--languages en,ko,km).")
@@ -138,19 +134,14 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
     if path.suffix == ".parquet":
         return _parquet(path, path.name, None)
     if path.suffix in (".jsonl", ".json", ".ndjson"):
-        try:
-            content = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise OnggiError(f"{source}: is not UTF-8 (byte {error.start}); convert it first.") from error
-        return _table(path.name, _jsonl(content, source), None)
+        return _table(path.name, _jsonl(path, source), None)
     raise OnggiError(f"{source}: is neither .jsonl nor .parquet.")
 
 
 def fingerprint(source: str, languages: Sequence[str] | None) -> str:
     """A string that changes when the text does, without fetching anything."""
     if source in SHIPPED:
-        file = resources.files("onggi.text") / "data" / f"{source}.jsonl"
-        return f"{source}:{hashlib.sha256(file.read_bytes()).hexdigest()}"
+        return f"{source}:{ledger.sha256(_shipped(source))}"
     if source.startswith("debian:"):
         return debian.version(source.removeprefix("debian:"), tuple(languages or ()))
     path = Path(source)
@@ -164,31 +155,12 @@ def fingerprint(source: str, languages: Sequence[str] | None) -> str:
     return ledger.sha256(path)
 
 
-def _jsonl(content: str, source: str) -> list[dict[str, Any]]:
-    rows = []
-    # Not splitlines(): a passage may hold U+2028, which is no end of line in JSON.
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_pairs_hook=_once)
-        except (ValueError, RecursionError) as error:
-            raise OnggiError(f"{source}, line {number}: is not JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise OnggiError(f"{source}, line {number}: is a {type(row).__name__}, not an object.")
-        rows.append({**row, "__line": number})
-    if not rows:
-        raise OnggiError(f"{source}: is empty.")
-    return rows
+def _shipped(name: str) -> Path:
+    return Path(__file__).parent / "data" / f"{name}.jsonl"
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose every key stands once: of two texts under one key, one would be lost."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} stands twice")
-    return row
+def _jsonl(path: Path, source: str) -> list[dict[str, Any]]:
+    return [{**row, "__line": number} for number, row in jsonl.read(path, source)]
 
 
 def _read(path: Path) -> pa.Table:

@@ -22,6 +22,7 @@ def add(
 ) -> Answered:
     """Every model's answers to `prompts` (language → prompts) of `source`; into answers.jsonl too."""
     sampling = Sampling(max_tokens=max_tokens)
+    keys = {language: [key for prompt in own for key in prompt.keys] for language, own in prompts.items()}
     todo: dict[tuple[str, str], Piece] = {}
     for index, model in enumerate(evaluation.models):
         for language, own in prompts.items():
@@ -29,7 +30,7 @@ def add(
                 f"{model.name} {language}",
                 model.source,
                 "generate",
-                [prompt.id for prompt in own],
+                keys[language],
                 functools.partial(_ask, own, sampling),
                 evaluation.job.partial / f"answers-{index}-{language}.jsonl",
             )
@@ -37,8 +38,7 @@ def add(
     found = dict(zip(todo, evaluation.complete("prompts", list(todo.values())), strict=True))
     rows: Answered = {
         model.name: {
-            language: [found[model.name, language][prompt.id] for prompt in own]
-            for language, own in prompts.items()
+            language: [found[model.name, language][key] for key in own] for language, own in keys.items()
         }
         for model in evaluation.models
     }
@@ -55,9 +55,11 @@ def add(
         for name, by_language in rows.items():
             terms = evaluation.scores["models"][name]["about"].get("terms")
             for language, answered in by_language.items():
-                for prompt, row in zip(prompts[language], answered, strict=True):
+                turns = [(prompt, turn) for prompt in prompts[language] for turn in range(len(prompt.turns))]
+                for (prompt, turn), row in zip(turns, answered, strict=True):
                     evaluation.items.add_answer(name, language, row)
-                    said = {"_id": prompt.id, "messages": list(prompt.messages), "lang": language}
+                    before = [found[name, language][key]["output"] for key in prompt.keys[:turn]]
+                    said = {"_id": row["item"], "messages": prompt.chat(before), "lang": language}
                     said |= {"model": name, "answer": row["output"], "finish": row["finish"], "terms": terms}
                     out.write(json.dumps(said, ensure_ascii=False) + "\n")
     evaluation.outputs.append("answers.jsonl")
@@ -67,4 +69,4 @@ def add(
 def _ask(
     prompts: Sequence[Prompt], sampling: Sampling, engine: Any, kept: Mapping[str, Row]
 ) -> Iterator[Row]:
-    yield from answering.answer(engine, [prompt for prompt in prompts if prompt.id not in kept], sampling)
+    yield from answering.answer(engine, prompts, sampling, kept)
