@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,52 +51,111 @@ def test_translations_are_scored_by_chrf_and_stop_at_the_line(tiny: Path) -> Non
 
 
 class Scripted:
-    """Says what it was told to, in an order of its own; counts what it is asked."""
+    """Says what `say` makes of each chat, in an order of its own; keeps what it is asked."""
 
-    def __init__(self, said: Sequence[str], fails: int | None = None):
-        self.said, self.fails, self.asked = said, fails, 0
+    def __init__(self, say: Callable[[Sequence[Mapping[str, str]]], str | None], stops: int | None = None):
+        self.say, self.stops = say, stops
+        self.chats: list[Any] = []
 
     def generate(self, prompts: Sequence[Any], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
         for number in reversed(range(len(prompts))):
-            self.asked += 1
-            if self.asked == self.fails:
+            self.chats.append(prompts[number])
+            if len(self.chats) == self.stops:
                 raise KeyboardInterrupt
-            yield number, Answer(self.said[number % len(self.said)], "stop", 3, 5, 0.1)
+            said = self.say(prompts[number])
+            if said is None:
+                yield number, Answer("", "error", 0, 0, 0.1, "timed out")
+            else:
+                yield number, Answer(said, "stop", 3, 5, 0.1)
+
+
+def echo(chat: Sequence[Mapping[str, str]]) -> str:
+    return f"{len(chat)}: {chat[-1]['content']}"
 
 
 PROMPTS = [
-    Prompt("1", "ko", ({"role": "user", "content": "대한민국의 수도는?"},), "서울"),
-    Prompt("2", "ko", ({"role": "user", "content": "봄에 피는 꽃은?"},)),
-    Prompt("3", "ko", ({"role": "user", "content": "가장 긴 강은?"},)),
+    Prompt("1", "ko", ("대한민국의 수도는?",), ("서울",)),
+    Prompt("2", "ko", ("봄에 피는 꽃은?", "그 밖에는?"), (None, "진달래")),
+    Prompt("3", "ja", ("一番長い川は?", "二番目は?", "三番目は?"), (None, None, None)),
+    Prompt("4", "th", ("สวัสดี",), (None,), before=({"role": "system", "content": "สั้น ๆ"},)),
 ]
+KEYS = [key for prompt in PROMPTS for key in prompt.keys]
 
 
 def test_what_an_answer_is_checked_for() -> None:
-    said = ["서울.", "봄에는 桜が 많이 핍니다.", "The longest river in Korea is the Amnok river."]
-    rows = {row["item"]: row["values"] for row in answering.answer(Scripted(said), PROMPTS, Sampling())}
+    said = {
+        "대한민국의 수도는?": "서울.",
+        "봄에 피는 꽃은?": "봄에는 桜が 많이 핍니다.",
+        "그 밖에는?": "진달래",
+        "一番長い川は?": "The longest river in Korea is the Amnok river.",
+    }
+    engine = Scripted(lambda chat: said.get(chat[-1]["content"], "はい。"))
+    rows = {row["item"]: row["values"] for row in answering.answer(engine, PROMPTS, Sampling(), {})}
     assert rows["1"]["exact"] == 1.0 and rows["1"]["script"] == 1.0
-    assert rows["2"]["script"] == 0.0 and rows["2"]["script/Hira"] == 1.0
+    assert rows["2"]["script"] == 0.0 and rows["2"]["script/Hira"] == 1.0 and "exact" not in rows["2"]
+    assert rows["2/2"]["exact"] == 1.0
     assert rows["3"]["line"] == 0.0 and rows["3"]["line/en"] == 1.0
-    assert "exact" not in rows["2"]
 
 
-def test_a_run_that_is_stopped_goes_on_after_its_last_row(tmp_path: Path) -> None:
-    file, steps = tmp_path / "rows.jsonl", []
+def test_later_turns_see_the_model_s_own_answers() -> None:
+    engine = Scripted(echo)
+    rows = list(answering.answer(engine, PROMPTS, Sampling(), {}))
+    assert sorted(row["item"] for row in rows) == sorted(KEYS)
+    assert [row["turn"] for row in rows] == [1] * 4 + [2] * 2 + [3]
+    assert [message["content"] for message in engine.chats[-1]] == [
+        "一番長い川は?",
+        "1: 一番長い川は?",
+        "二番目は?",
+        "3: 二番目は?",
+        "三番目は?",
+    ]
+    thai = next(row for row in rows if row["item"] == "4")
+    assert thai["output"] == "2: สวัสดี" and thai["_id"] == "4"
 
-    def run(engine: Scripted) -> dict[str, Any]:
-        def ask(prompts: Sequence[Prompt]) -> Iterator[answering.Row]:
-            return answering.answer(engine, prompts, Sampling())
 
-        return answering.complete(file, answering.read(file), PROMPTS, ask, lambda: steps.append(1))
+def run(file: Path, engine: Scripted, steps: list[int]) -> dict[str, Any]:
+    kept = answering.read(file)
+    asked = answering.answer(engine, PROMPTS, Sampling(), kept)
+    return answering.complete(file, kept, asked, lambda: steps.append(1))
 
+
+@pytest.mark.parametrize("stops", range(1, 8))
+def test_a_run_that_is_stopped_goes_on_after_its_last_row(tmp_path: Path, stops: int) -> None:
+    file, steps = tmp_path / "rows.jsonl", [0]
+    first, second = Scripted(echo, stops), Scripted(echo)
     with pytest.raises(KeyboardInterrupt):
-        run(Scripted(["옹기"], fails=3))
-    assert len(answering.read(file)) == 2
+        run(file, first, steps)
+    assert len(answering.read(file)) == stops - 1
+    found = run(file, second, steps)
+    assert len(first.chats) - 1 + len(second.chats) == len(steps) - 1 == len(KEYS)
+    assert found == {row["item"]: row for row in answering.answer(Scripted(echo), PROMPTS, Sampling(), {})}
+    assert answering.read(file) == found
+    third = Scripted(echo)
+    assert run(file, third, steps) == found and not third.chats
+
+
+def test_a_line_that_was_cut_is_no_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run(file, Scripted(echo, 3), [])
     # Killed in the middle of a line, and of a character in it.
     file.write_bytes(file.read_bytes()[:-40] + "옹".encode()[:2])
-    assert len(answering.read(file)) == 1
-    engine = Scripted(["장독"])
-    found = run(engine)
-    assert engine.asked == 2 and len(steps) == 4
-    assert [found[key]["output"] for key in "321"] == ["옹기", "장독", "장독"]
-    assert answering.read(file) == found
+    assert list(answering.read(file)) == ["4"]
+    assert set(run(file, Scripted(echo), [])) == set(answering.read(file)) == set(KEYS)
+
+
+def test_what_failed_is_asked_again_with_all_that_follows(tmp_path: Path) -> None:
+    file, down = (
+        tmp_path / "rows.jsonl",
+        Scripted(lambda chat: None if "川" in chat[-1]["content"] else echo(chat)),
+    )
+    found = run(file, down, [])
+    assert len(down.chats) == 5  # neither the second nor the third turn after it
+    for key in ("3", "3/2", "3/3"):
+        assert found[key]["finish"] == "error" and not found[key]["values"]
+    assert found["3"]["error"] == "timed out" and "turn before" in found["3/2"]["error"]
+    assert set(answering.read(file)) == {"1", "2", "2/2", "4"}
+    up = Scripted(echo)
+    again = run(file, up, [])
+    assert len(up.chats) == 3 and again.keys() == found.keys()
+    assert {row["finish"] for row in again.values()} == {"stop"}

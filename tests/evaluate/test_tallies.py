@@ -53,12 +53,23 @@ def test_chrf_is_paired_too() -> None:
 
 
 def test_answers_to_prompts() -> None:
-    def answer(finish: str = "stop", **values: float) -> dict[str, Any]:
-        return {"item": "1", "finish": finish, "values": values}
+    def answer(key: str, finish: str = "stop", **values: float) -> dict[str, Any]:
+        return {"_id": key, "finish": finish, "values": values}
 
-    own = [answer(line=1.0, repetition=0.0), answer(line=0.0, **{"line/en": 1.0}), answer("error")]
+    own = [
+        answer("가", line=1.0, repetition=0.0),
+        answer("は", line=0.0, **{"line/en": 1.0}),
+        answer("س", "error"),
+    ]
     found = tally_answers({"m": {"ko": own}})["m"]["ko"]
     assert found["line"]["value"] == 0.5 and found["line"]["n"] == 2
     assert found["line/en"]["value"] == 0.5 and found["line/en"]["n"] == 2
     assert found["repetition"]["n"] == 1 and found["repetition"]["low"] is None
     assert found["failed"] == {"value": 1, "n": 3}
+
+
+def test_turns_of_one_prompt_are_not_so_many_prompts() -> None:
+    rows = [{"_id": str(i // 4), "finish": "stop", "values": {"line": float(i // 4 % 2)}} for i in range(40)]
+    found = tally_answers({"m": {"th": rows}})["m"]["th"]["line"]
+    once = tally_answers({"m": {"th": rows[::4]}})["m"]["th"]["line"]
+    assert found == pytest.approx(once) and found["n"] == 10

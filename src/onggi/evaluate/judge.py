@@ -54,8 +54,9 @@ Rows = Mapping[str, Row]
 _REVISION = 1
 
 # Bytes of letters in UTF-8 that say what language they are: by their script (24 Latin letters, 8 Hangul
-# syllables), and among the languages of one script, where a list of names in English can pass for Welsh.
-_LEAST_BYTES, _LEAST_IN_SCRIPT = 24, 100
+# syllables), and among the languages of one script, where a list of names in English can pass for Latin;
+# there the identifier must also be this sure. Of the probe's passages no verdict turns on it.
+_LEAST_BYTES, _LEAST_IN_SCRIPT, _SURE = 24, 100, 0.5
 
 _GRADE = regex.compile(r"\[\[(10|[1-9])\]\]")
 _CHOICE = regex.compile(r"\[\[(A|B|TIE)\]\]")
@@ -233,12 +234,12 @@ def _before_asking(text: str | None, wanted: str) -> tuple[str | None, str | Non
     said = len("".join(filter(str.isalpha, prose)).encode())
     if said < _LEAST_BYTES:
         return None, None
-    found = identify.identify(prose, expected=wanted).language
+    guess = identify.identify(prose, expected=wanted)
+    found = guess.language
     if found is None or identify.alike(found, wanted):
         return None, found
-    if languages.script(found) == languages.script(wanted) and (
-        said < _LEAST_IN_SCRIPT or not identify.known(wanted)
-    ):
+    unsure = said < _LEAST_IN_SCRIPT or guess.confidence < _SURE or not identify.known(wanted)
+    if unsure and languages.script(found) == languages.script(wanted):
         return None, found
     return "wrong_language", found
 

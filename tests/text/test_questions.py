@@ -1,4 +1,4 @@
-"""The judge's questions that ship: are they whole, apart, in their language, and are their references right?"""
+"""The questions that ship: are they whole, apart, in their language, and are their references right?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import unicodedata
 from collections import Counter, deque
 from datetime import date, timedelta
 from fractions import Fraction
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from onggi.text import scripts
+from onggi.text import prompts, scripts
 
 LANGUAGES = ("ko", "en", "ja")
 CATEGORIES = ("reasoning", "math", "writing", "coding", "understanding", "grammar")
@@ -29,15 +28,10 @@ ANSWERS: dict[str, str] = yaml.safe_load(
 )
 
 
-def content(lang: str) -> str:
-    file = resources.files("onggi.evaluate") / "data" / "judge" / f"{lang}.jsonl"
-    return file.read_text(encoding="utf-8")
-
-
-ROWS: dict[str, list[dict[str, Any]]] = {
-    lang: [json.loads(line) for line in content(lang).splitlines()] for lang in LANGUAGES
-}
-BY_ID = {row["_id"]: row for rows in ROWS.values() for row in rows}
+CONTENT = prompts.file("questions").read_text(encoding="utf-8")
+ALL: list[dict[str, Any]] = [json.loads(line) for line in CONTENT.splitlines()]
+ROWS = {lang: [row for row in ALL if row["lang"] == lang] for lang in LANGUAGES}
+BY_ID = {row["_id"]: row for row in ALL}
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
@@ -50,12 +44,12 @@ def test_forty_two_questions_of_two_turns(lang: str) -> None:
         assert all(isinstance(turn, str) for turn in row["turns"])
         if row["category"] in ("reasoning", "math", "coding", "grammar"):
             assert all(row["references"]), row["_id"]
-    assert len(BY_ID) == 3 * 42
+    assert len(BY_ID) == len(ALL) == 3 * 42
 
 
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_the_text_is_clean_and_in_its_script(lang: str) -> None:
-    assert content(lang) == unicodedata.normalize("NFC", content(lang))
+    assert unicodedata.is_normalized("NFC", CONTENT)
     for row in ROWS[lang]:
         for text in [*row["turns"], *filter(None, row["references"])]:
             assert text == text.strip() != "" and "placeholder" not in text
