@@ -113,6 +113,7 @@ def test_prompts_to_a_local_and_a_served_model(tiny: Path, served: str, tmp_path
         },
         {"_id": "t", "prompt": "เมืองหลวงของไทยคืออะไร", "lang": "th"},
         {"_id": "a", "prompt": "ما عاصمة مصر؟", "lang": "ar"},
+        {"_id": "j", "turns": ["東京はどこですか。", "大阪は?"], "lang": "ja"},
     ]
     prompts.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     out = tmp_path / "scores"
@@ -125,9 +126,10 @@ def test_prompts_to_a_local_and_a_served_model(tiny: Path, served: str, tmp_path
     assert scores["models"]["far"]["bytes"] is None
     answers = [json.loads(line) for line in (out / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(row["model"], row["_id"]) for row in answers] == [
-        (m, i) for m in ("local", "far") for i in "kta"
+        (m, i) for m in ("local", "far") for i in ("k", "t", "a", "j", "j/2")
     ]
-    assert answers[3]["answer"] == SAID
+    assert answers[5]["answer"] == SAID
+    assert [m["content"] for m in answers[9]["messages"]] == ["東京はどこですか。", SAID, "大阪は?"]
 
 
 def test_a_served_model_stands_beside_a_local_one(
