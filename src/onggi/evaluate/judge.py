@@ -383,7 +383,7 @@ def compare(
     orders = ((first, second), (second, first))
     for prompt in prompts:
         for (turn, key), ((a, of_a), (b, of_b)) in itertools.product(enumerate(prompt.keys, 1), orders):
-            row = _about(prompt, turn) | {"item": f"{key}, {a} first", "a": a, "b": b, "judge": judge}
+            row = _about(prompt, turn) | {"item": order(key, a), "a": a, "b": b, "judge": judge}
             if row["item"] in (kept or {}):
                 continue
             texts = _text(of_a, key), _text(of_b, key)
@@ -399,6 +399,11 @@ def compare(
     for row, answer, found in _verdicts(engine, asked, sampling, _CHOICE):
         winners = {"A": row["a"], "B": row["b"], "TIE": "tie", None: None}
         yield row | _said(answer, found) | {"winner": winners[found]}
+
+
+def order(key: str, first: str) -> str:
+    """The `item` of a turn's verdict with the model `first` shown first."""
+    return f"{key}, {first} first"
 
 
 def _pair(template: Template, prompt: Prompt, turn: int, of_a: Rows, of_b: Rows) -> list[dict[str, str]]:
