@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DATA = {"onggi/text/data/probe.jsonl", "onggi/text/data/starter.jsonl", "onggi/py.typed"}
-DATA |= {"onggi/text/data/everyday.jsonl", "onggi/phrases/ko.yaml", "onggi/report/page.html"}
+DATA |= {"onggi/text/data/everyday.jsonl", "onggi/text/data/questions.jsonl"}
+DATA |= {"onggi/phrases/ko.yaml", "onggi/report/page.html"}
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """Prompts to be answered freely: what is asked, in which language, and perhaps what right answers are.
 
 A prompt has one turn of the user's or several. Each is said once the model has answered the one before, since a
-second turn usually asks it to mend or build on the first. Two sets ship, both written for onggi: `everyday`, and
-`questions`, 42 of two turns in each of English, Japanese and Korean, none translated from another: a good
-question about honorifics has no English.
+second turn usually asks it to mend or build on the first. Two sets ship, both written for onggi: `everyday`, the same
+twelve in each of the probe's languages, and `questions`, 42 of two turns in each of English, Japanese and Korean,
+none translated from another: a good question about honorifics has no English.
 """
 
 from __future__ import annotations
