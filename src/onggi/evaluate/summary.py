@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import statistics
+from .entries import mean, number, parity, ratio
 from .measure import Measured
 
 # language → model → sums
@@ -38,7 +39,7 @@ def summarise(
             entry = _metrics(by_model[name], bytes_of_text[language])
             english = results.get("en", {}).get(name)
             if parallel and english and language != "en":
-                entry["parity"] = _ratio(by_model[name].tokens, english.tokens, sum(by_model[name].tokens))
+                entry["parity"] = parity(by_model[name].tokens, english.tokens)
             languages[language] = entry
         models[name] = {"languages": languages, "worst": _worst(languages)}
     for name in names:
@@ -51,46 +52,18 @@ def _metrics(measured: Measured, bytes_of_text: Sequence[int]) -> dict[str, Any]
     tokens = sum(measured.tokens)
     bits = [nats / math.log(2) for nats in measured.nll]
     entry = {
-        "nll_per_passage": _mean(measured.nll, tokens),
-        "bits_per_byte": _ratio(bits, bytes_of_text, tokens),
+        "nll_per_passage": mean(measured.nll, tokens),
+        "bits_per_byte": ratio(bits, bytes_of_text, tokens),
     }
     if measured.kl is not None and measured.agree is not None:
         entry["kl"] = {
-            **_ratio(measured.kl, measured.tokens, tokens),
+            **ratio(measured.kl, measured.tokens, tokens),
             "median": measured.kl_median,
             "p99": measured.kl_p99,
         }
-        entry["kl_per_passage"] = _mean(measured.kl, tokens)
-        entry["top1_agreement"] = _ratio(measured.agree, measured.tokens, tokens, bounds=(0.0, 1.0))
+        entry["kl_per_passage"] = mean(measured.kl, tokens)
+        entry["top1_agreement"] = ratio(measured.agree, measured.tokens, tokens, bounds=(0.0, 1.0))
     return entry
-
-
-def _mean(values: Sequence[float], tokens: int) -> dict[str, Any]:
-    return _entry(statistics.interval(values, bounds=(0.0, math.inf)), tokens)
-
-
-def _ratio(
-    values: Sequence[float],
-    denominators: Sequence[float],
-    tokens: int,
-    bounds: tuple[float, float] = (0.0, math.inf),
-) -> dict[str, Any]:
-    return _entry(statistics.interval(values, denominators, bounds=bounds), tokens)
-
-
-def _entry(interval: statistics.Interval, tokens: int) -> dict[str, Any]:
-    return {
-        "value": interval.value,
-        "low": _number(interval.low),
-        "high": _number(interval.high),
-        "n": interval.n,
-        "tokens": tokens,
-    }
-
-
-def _number(value: float) -> float | None:
-    """JSON has no NaN: an interval that cannot be had (one passage) is null."""
-    return None if math.isnan(value) else value
 
 
 def _worst(languages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -126,12 +99,12 @@ def _add_verdicts(
             "verdict": found.verdict,
             "margin": margin,
             "p": found.p,
-            "p_equivalent": _number(found.p_equivalent),
+            "p_equivalent": number(found.p_equivalent),
         }
         entries[language]["nll_per_passage"] |= stated | {
             "change": found.difference,
-            "change_low": _number(found.low),
-            "change_high": _number(found.high),
+            "change_low": number(found.low),
+            "change_high": number(found.high),
             "relative_change": found.difference / base,
         }
         entries[language]["bits_per_byte"] |= stated
@@ -164,8 +137,8 @@ def _comparisons(
                 "languages": {
                     language: {
                         "change": v.difference,
-                        "low": _number(v.low),
-                        "high": _number(v.high),
+                        "low": number(v.low),
+                        "high": number(v.high),
                         "p": v.p,
                         "verdict": v.verdict,
                         "n": v.n,
