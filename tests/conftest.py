@@ -52,6 +52,24 @@ def save_tokenizer(folder: Path, vocabulary: int = 1024) -> int:
     return len(fast)
 
 
+def save_fallback_tokenizer(folder: Path) -> Path:
+    """A tokenizer as SentencePiece's: words' spaces are ▁, what it does not know goes as bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    alphabet = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdehilrstu버가"]
+    backend = Tokenizer(
+        models.BPE({token: i for i, token in enumerate(alphabet)}, [], unk_token="<unk>", byte_fallback=True)
+    )
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    return folder
+
+
 def save_model(folder: Path, kind: str, **options: Any) -> Path:
     """A random decoder of a few layers in bf16, 128 wide, with its tokenizer, in HF layout."""
     import torch

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from conftest import save_fallback_tokenizer
 from onggi.errors import OnggiError
 from onggi.text.tokens import Stream, Tokens
 
@@ -102,30 +103,12 @@ def test_a_tokenizer_that_does_not_load(tiny: Path, tmp_path: Path, harm: str) -
     assert "\n" not in str(error.value)
 
 
-def byte_fallback(folder: Path) -> Tokens:
-    """A tokenizer as SentencePiece's: words' spaces are ▁, what it does not know goes as bytes."""
-    from tokenizers import Tokenizer, decoders, models, normalizers
-
-    alphabet = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdehilrstu버가"]
-    backend = Tokenizer(
-        models.BPE({token: i for i, token in enumerate(alphabet)}, [], unk_token="<unk>", byte_fallback=True)
-    )
-    backend.normalizer = normalizers.Replace(" ", "▁")
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    )
-    backend.add_special_tokens(["<s>", "</s>"])
-    backend.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
-    return Tokens(folder)
-
-
 ODD = [*TEXTS, "ที่นี่ฝนตก", "👩🏽‍💻 e\u0301 ក្រុង", "한국어와 العَرَبِيَّة", "𒍅가🧿𒍅"]
 
 
 @pytest.mark.parametrize("kind", ["bytes", "fallback"])
 def test_a_stream_gives_whole_characters(kind: str, tiny: Path, tmp_path: Path) -> None:
-    tokens = Tokens(tiny) if kind == "bytes" else byte_fallback(tmp_path)
+    tokens = Tokens(tiny) if kind == "bytes" else Tokens(save_fallback_tokenizer(tmp_path))
     for text in ODD:
         ids = tokens.encode(text)
         assert len(ids) > 4
@@ -138,7 +121,7 @@ def test_a_stream_gives_whole_characters(kind: str, tiny: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize("kind", ["bytes", "fallback"])
 def test_a_stream_cut_within_a_character(kind: str, tiny: Path, tmp_path: Path) -> None:
-    tokens = Tokens(tiny) if kind == "bytes" else byte_fallback(tmp_path)
+    tokens = Tokens(tiny) if kind == "bytes" else Tokens(save_fallback_tokenizer(tmp_path))
     ids = [*tokens.encode("가 b"), *tokens.encode("𒍅")[:-1]]
     stream = Stream(tokens)
     assert "".join(stream.push(token) for token in ids) == "가 b"

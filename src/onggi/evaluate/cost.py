@@ -35,7 +35,9 @@ from ..engines import llamacpp, server
 from ..engines.spending import Options
 from ..errors import OnggiError, one_line
 from ..models import references
-from ..progress import peak_memory, progress, release_memory, reset_peak_memory
+from ..progress import peak_memory, progress, release_memory, reset_peak_memory, say
+
+_QUIET = 0.2  # contention up to which speeds are what they are; our own threads wait a little too
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def measure(
     - `prefill_tokens_per_second`, `decode_tokens_per_second`: `value` is the median of `n` rounds, `low` and
       `high` the slowest and fastest of them. Prefill is the prompt up to the first new token; decode
       is each further one.
+    - `contention`: share of the rounds' time in which some process waited for a core; speeds measured while
+      others work are too low, and a line says so. None where the system does not tell (Linux does).
     - `prompt_tokens`, `new_tokens`, `threads`, `device`, `engine` (transformers or llama.cpp), `precision`.
     - `weights`: `as stored`; `cast`, from 16 bits to fp32; or `unpacked`, a quantised model's to fp32.
 
@@ -95,8 +99,14 @@ def measure(
         threads or llamacpp.cores(),
     )
     # Loading, the round that does not count, the others.
-    with progress(f"cost of {source}", repeats + 2) as bar:
+    label = f"cost of {references.parse(source).name}"
+    with progress(label, repeats + 2) as bar:
         found = _child(source, job, lambda what: bar.step(1, what))
+    if (found["contention"] or 0) > _QUIET:
+        say(
+            f"{label}: other processes wanted the cores for {found['contention']:.0%} of the time; "
+            f"its speeds are too low."
+        )
     weights = {"weights": "unpacked"} if stored and runs != stored else {}
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "threads": job.threads}
     return {"disk_bytes": sum(file.stat().st_size for file in files)} | found | sizes | weights
@@ -197,12 +207,13 @@ def _run(job: _Job, tell: Callable[[str], None]) -> dict[str, Any]:
         tell("loaded")
         model.round()
         tell("warm")
-        prefill, decode = [], []
+        prefill, decode, waited, begun = [], [], _waited(), time.perf_counter()
         for number in range(job.repeats):
             first, rest = model.round()
             prefill.append(job.prompt_tokens / first)
             decode.append((job.new_tokens - 1) / rest)
             tell(f"{number + 1} of {job.repeats}")
+        share = (_waited() - waited) / (time.perf_counter() - begun)
         return {
             "peak_memory_bytes": peak_memory(),
             "library_memory_bytes": model.libraries,
@@ -210,6 +221,7 @@ def _run(job: _Job, tell: Callable[[str], None]) -> dict[str, Any]:
             "load_seconds": model.loaded,
             "prefill_tokens_per_second": _spread(prefill),
             "decode_tokens_per_second": _spread(decode),
+            "contention": None if math.isnan(share) else share,
             "engine": "llama.cpp" if path.is_file() else "transformers",
             "device": model.device,
             "precision": model.precision,
@@ -227,6 +239,13 @@ def _device_memory(device: str) -> int | None:
     import torch
 
     return int(torch.cuda.max_memory_allocated())
+
+
+def _waited() -> float:
+    """Seconds since the system began in which some process waited for a core; nan where it does not tell."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
+    return math.nan
 
 
 def _so_far() -> int:

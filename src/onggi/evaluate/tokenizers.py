@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import OnggiError
 from ..text.tokens import Tokens
 from .entries import mean, parity, ratio
 
@@ -29,7 +30,7 @@ def price(
     - `byte_fallback`: share of tokens that are a part of a character and no whole one.
     - `unknown`: share of tokens that stand for what the tokenizer cannot say at all.
 
-    The start token of a sequence does not count. Raises OnggiError for a text without tokens.
+    The start token of a sequence does not count. Raises OnggiError for a passage without tokens.
     """
     parts, unknown = _Parts(tokens), _unknown(tokens)
     encoded = {language: [tokens.encode(text) for text in texts] for language, texts in passages.items()}
@@ -37,6 +38,8 @@ def price(
     found = {}
     for language, own in encoded.items():
         lengths, total = counts[language], sum(counts[language])
+        if 0 in lengths:
+            raise OnggiError(f"{language}: passage {lengths.index(0) + 1} has no tokens.")
         sizes = [len(text.encode()) for text in passages[language]]
         broken = [sum(map(parts.__contains__, ids)) for ids in own]
         unsaid = [sum(token == unknown for token in ids) for ids in own]
