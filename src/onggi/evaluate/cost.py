@@ -37,7 +37,7 @@ from ..errors import OnggiError, one_line
 from ..models import references
 from ..progress import peak_memory, progress, release_memory, reset_peak_memory, say
 
-_QUIET = 0.2  # contention up to which speeds are what they are; our own threads wait a little too
+_QUIET = 0.1  # contention up to which speeds are what they are
 
 
 @dataclass(frozen=True)
@@ -68,13 +68,14 @@ def measure(
 
     - `disk_bytes`: of the `.gguf`, or of all files of the folder.
     - `load_seconds`: until the model answers, libraries imported and files read once before.
-    - `peak_memory_bytes`: of the whole process; `library_memory_bytes` of them were there before the model.
+    - `peak_memory_bytes`: of the whole process, loading included; `running_memory_bytes`: the same once it
+      is loaded; `library_memory_bytes`: of both, what was there before the model.
       `peak_device_memory_bytes`: on a GPU, what PyTorch held there; None without.
     - `prefill_tokens_per_second`, `decode_tokens_per_second`: `value` is the median of `n` rounds, `low` and
       `high` the slowest and fastest of them. Prefill is the prompt up to the first new token; decode
       is each further one.
-    - `contention`: share of the rounds' time in which some process waited for a core; speeds measured while
-      others work are too low, and a line says so. None where the system does not tell (Linux does).
+    - `contention`: of its threads' time the share that they waited for a core which others had; speeds are
+      then too low, and a line says so. None where the system does not tell (Linux does).
     - `prompt_tokens`, `new_tokens`, `threads`, `device`, `engine` (transformers or llama.cpp), `precision`.
     - `weights`: `as stored`; `cast`, from 16 bits to fp32; or `unpacked`, a quantised model's to fp32.
 
@@ -104,7 +105,7 @@ def measure(
         found = _child(source, job, lambda what: bar.step(1, what))
     if (found["contention"] or 0) > _QUIET:
         say(
-            f"{label}: other processes wanted the cores for {found['contention']:.0%} of the time; "
+            f"{label}: its threads waited {found['contention']:.0%} of the time for cores that others had; "
             f"its speeds are too low."
         )
     weights = {"weights": "unpacked"} if stored and runs != stored else {}
@@ -207,15 +208,19 @@ def _run(job: _Job, tell: Callable[[str], None]) -> dict[str, Any]:
         tell("loaded")
         model.round()
         tell("warm")
+        peak = peak_memory()
+        reset_peak_memory()
         prefill, decode, waited, begun = [], [], _waited(), time.perf_counter()
         for number in range(job.repeats):
             first, rest = model.round()
             prefill.append(job.prompt_tokens / first)
             decode.append((job.new_tokens - 1) / rest)
             tell(f"{number + 1} of {job.repeats}")
-        share = (_waited() - waited) / (time.perf_counter() - begun)
+        share = (_waited() - waited) / (time.perf_counter() - begun) / job.threads
+        running = peak_memory()
         return {
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": max(peak, running),
+            "running_memory_bytes": running,
             "library_memory_bytes": model.libraries,
             "peak_device_memory_bytes": _device_memory(model.device),
             "load_seconds": model.loaded,
@@ -242,9 +247,10 @@ def _device_memory(device: str) -> int | None:
 
 
 def _waited() -> float:
-    """Seconds since the system began in which some process waited for a core; nan where it does not tell."""
+    """Seconds that the threads of this process have waited for a core; nan where the system does not tell."""
     with contextlib.suppress(OSError, IndexError, ValueError):
-        return int(Path("/proc/pressure/cpu").read_text().split("total=")[1].split()[0]) / 1e6
+        tasks = list(Path("/proc/self/task").iterdir())
+        return sum(int((task / "schedstat").read_text().split()[1]) for task in tasks) / 1e9
     return math.nan
 
 
