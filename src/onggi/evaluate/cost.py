@@ -14,7 +14,6 @@ mapped into memory: its pages count.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from .. import ledger
-from ..engines import llamacpp, server
+from ..engines import llamacpp, opening, server
 from ..engines.spending import Options
 from ..errors import OnggiError, one_line
 from ..models import references
@@ -83,13 +82,14 @@ def measure(
     Raises OnggiError where the model cannot be run, has no room for so many tokens, or its process ends
     early, with the last that it said.
     """
-    if references.served(source):
+    way = opening.how(source, "generate")
+    if way == "server":
         raise OnggiError(f"{source}: what a model behind a server costs is known from its answers.")
     if repeats < 1 or prompt_tokens < 1 or new_tokens < 2:
         raise OnggiError("cost: needs 1 round, 1 prompt token and 2 new tokens at least.")
-    stored = None if source.startswith("package:") else references.gguf(source)
-    runs = stored if stored and importlib.util.find_spec("xllamacpp") else references.resolve(source)
-    disk = stored or runs
+    file = references.gguf(source) if references.is_gguf(source) else None
+    runs = file if file and way == "llama.cpp" else references.resolve(source)
+    disk = file or runs
     files = [disk] if disk.is_file() else [file for file in disk.rglob("*") if file.is_file()]
     job = _Job(
         str(runs.absolute()),
@@ -108,7 +108,7 @@ def measure(
             f"{label}: its threads waited {found['contention']:.0%} of the time for cores that others had; "
             f"its speeds are too low."
         )
-    weights = {"weights": "unpacked"} if stored and runs != stored else {}
+    weights = {"weights": "unpacked"} if way == "dequantised" else {}
     sizes = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "threads": job.threads}
     return {"disk_bytes": sum(file.stat().st_size for file in files)} | found | sizes | weights
 
