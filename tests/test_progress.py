@@ -174,7 +174,7 @@ def test_what_is_kept_of_an_evaluation_is_skipped(
     assert second.skipped == first.done and second.done == pytest.approx(second.total)
 
 
-def test_quiet_is_over_when_its_command_is(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["text", "starter", "--languages", "yi", "--out", "nowhere", "--quiet"]) == 1
+def test_quiet_is_over_when_its_command_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["text", "starter", "--languages", "yi", "--out", str(tmp_path / "nowhere"), "--quiet"]) == 1
     progress.say("이제 들린다")
     assert "이제 들린다" in capsys.readouterr().err

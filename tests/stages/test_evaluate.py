@@ -70,11 +70,12 @@ def test_a_stopped_run_ends_in_the_same_bytes(
 
 
 class Korean(http.server.BaseHTTPRequestHandler):
-    """A chat server that answers everything with one Korean sentence."""
+    """A chat server that answers everything with one Korean sentence, and as a judge likes what comes first."""
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        message = {"role": "assistant", "content": SAID}
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][-1]["content"]
+        said = "[[A]]" if "[[TIE]]" in asked else "[[7]]" if "[[" in asked else SAID
+        message = {"role": "assistant", "content": said}
         body = {
             "id": "1",
             "object": "chat.completion",
@@ -165,12 +166,62 @@ def test_nothing_is_sent_over_the_budget(
     assert "more than 5; ask less" in error and "6 requests" in error
 
 
+def test_a_judge_grades_and_compares(tiny: Path, tiny_gemma: Path, served: str, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    asked = {"ko": "비는 왜 오나요?", "el": "Γιατί βρέχει;", "hi": "बारिश क्यों होती है?"}
+    rows = [{"_id": f"{tag}-{n}", "lang": tag, "prompt": text} for tag, text in asked.items() for n in "12"]
+    rows[0] = {"_id": "ko-1", "lang": "ko", "turns": [asked["ko"], "더 쉽게 말해 주세요."]}
+    prompts.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+    words = ["evaluate", f"a={tiny}", f"b={tiny_gemma}", f"far={served}", "--prompts", str(prompts)]
+    words += ["--judge", f"sage={served}", "--judging", "both", "--max_tokens", "8"]
+    words += ["--input_price", "1", "--output_price", "2", "--out", str(tmp_path / "s"), "--quiet"]
+    assert main(words) == 0
+    scores = json.loads((tmp_path / "s" / "scores.json").read_text(encoding="utf-8"))
+    far = {tag: scores["models"]["far"]["languages"][tag]["judge/score"] for tag in asked}
+    assert far["ko"]["value"] == 7 and far["ko"]["n"] == 2 and "verdict" in far["ko"]
+    assert far["el"]["value"] == far["hi"]["value"] == 0  # in Korean
+    judge = scores["judge"]
+    assert judge["model"] == "sage" and set(judge["records"]) == {"single", "pair"}
+    # Whatever came first was liked best: the orders never agree.
+    korean = judge["languages"]["ko"]
+    assert {frozenset(pair["models"]) for pair in korean["pairs"]} == {
+        frozenset(pair) for pair in (("a", "b"), ("a", "far"), ("b", "far"))
+    }
+    assert judge["cost"]["money"] > 0 and scores["models"]["far"]["cost"]["requests"] == 7
+    verdicts = [
+        json.loads(line) for line in (tmp_path / "s" / "verdicts.jsonl").read_text("utf-8").splitlines()
+    ]
+    # Of every model 7 answers; of every pair 7 in two orders.
+    assert len(verdicts) == 3 * 7 + 3 * 14
+
+
+def test_tokenizers_and_machines_are_told(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
+    words = ["evaluate", f"a={tiny}", f"b={tiny_gemma}", "--languages", "ko,en,km", "--limit", "3"]
+    assert main([*words, "--cost", "true", "--out", str(tmp_path / "s"), "--quiet"]) == 0
+    scores = json.loads((tmp_path / "s" / "scores.json").read_text(encoding="utf-8"))
+    for name in ("a", "b"):
+        model = scores["models"][name]
+        for tag in ("ko", "en", "km"):
+            entry = model["languages"][tag]
+            assert {
+                "tokens_per_passage",
+                "bytes_per_token",
+                "byte_fallback",
+                "nll_per_passage",
+            } <= entry.keys()
+            # The same tokens, whether the tokenizer or the model counts them.
+            assert entry["tokens_per_passage"]["tokens"] == entry["nll_per_passage"]["tokens"]
+        assert model["cost"]["disk_bytes"] > 0 and model["cost"]["decode_tokens_per_second"]["value"] > 0
+    assert 0.1 <= scores["models"]["b"]["languages"]["km"]["kl"]["collapse"]["share"] <= 1
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--text", "probe"], "gives no log-likelihoods"),
         (["--tasks", "continents", "--choices", "scored"], "does not tell how likely a choice is"),
         (["--prompts", "p.jsonl", "--budget", "3"], "budget: needs input_price"),
+        (["--tasks", "sums", "--judge", "m"], "judge: has nothing to judge"),
         (["--prompts", "p.jsonl", "--concurrency", "0"], "concurrency: 0"),
     ],
 )

@@ -111,3 +111,12 @@ def test_a_file_that_is_no_text_or_lacks_a_language(tmp_path: Path) -> None:
         load(write(tmp_path / "empty.jsonl"))
     with pytest.raises(OnggiError, match="has no prompts in km"):
         load(write(tmp_path / "p.jsonl", GOOD), ("ko", "km"))
+
+
+def test_the_first_few_are_of_many_kinds() -> None:
+    for lang in ("ko", "ja", "en"):
+        questions = load("questions", [lang])
+        first = prompts.spread(questions)[:6]
+        assert len({prompt.category for prompt in first}) == 6
+        assert sorted(p.id for p in prompts.spread(questions)) == sorted(p.id for p in questions)
+    assert prompts.spread(load("everyday", ["km"]))[0].lang == "km"

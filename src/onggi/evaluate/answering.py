@@ -87,6 +87,8 @@ def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Ro
             "output": said.text,
             "finish": said.finish,
             "tokens": said.tokens,
+            "prompt_tokens": said.prompt_tokens,
+            "seconds": round(said.seconds, 3),
         }
 
 

@@ -14,8 +14,10 @@ from typing import Any
 from .. import ledger
 from ..engines import opening
 from ..engines.spending import Options
+from ..languages import Languages
 from ..models import references
 from ..models.references import Reference
+from ..text import Text
 from . import pieces
 from .pieces import Piece, Row
 from .records import Items
@@ -56,6 +58,8 @@ class Evaluation:
             "comparisons": [],
         }
         self.items = Items()
+        # (what was asked, source) → every row that a model behind a server has given.
+        self.served: dict[tuple[str, str], list[Row]] = {}
         self.outputs = ["scores.json", "items.parquet"]
 
     @property
@@ -65,7 +69,13 @@ class Evaluation:
 
     def complete(self, label: str, todo: Sequence[Piece]) -> list[dict[str, Row]]:
         """The rows of each piece; see `pieces.complete`."""
-        return pieces.complete(self.job, label, todo, self.options)
+        found = pieces.complete(self.job, label, todo, self.options)
+        for piece, rows in zip(todo, found, strict=True):
+            if references.served(piece.source):
+                # What a judge settles by itself was not asked.
+                asked = [row for row in rows.values() if row["finish"] is not None]
+                self.served.setdefault((label, piece.source), []).extend(asked)
+        return found
 
     def add(self, measure: str, entries: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Put entries, model → language → entry, into the scores under the name `measure`."""
@@ -73,6 +83,12 @@ class Evaluation:
             own = self.scores["models"][model]["languages"]
             for language, entry in by_language.items():
                 own.setdefault(language, {})[measure] = entry
+
+    def languages(self, text: Text) -> Languages | None:
+        """The languages of anything that was measured which `text` has; None where it has none of them."""
+        seen = {tag for model in self.scores["models"].values() for tag in model["languages"]}
+        own = [tag for tag in text.languages if tag in seen]
+        return Languages(own) if own else None
 
     def ran(self, model: Model, part: str, need: opening.Need) -> None:
         """Note what ran a model for a part of the evaluation."""

@@ -269,7 +269,8 @@ def _said(answer: Answer, found: str | None) -> dict[str, Any]:
         "verdict": None if failed else answer.text,
         "finish": answer.finish,
         "tokens": answer.tokens,
-        "seconds": answer.seconds,
+        "prompt_tokens": answer.prompt_tokens,
+        "seconds": round(answer.seconds, 3),
         "error": answer.error,
     }
 
@@ -281,6 +282,7 @@ def _unasked(status: str) -> dict[str, Any]:
         "verdict": None,
         "finish": "error" if missing else None,
         "tokens": 0,
+        "prompt_tokens": 0,
         "seconds": 0.0,
         "error": "there is no answer" if missing else None,
     }

@@ -60,10 +60,18 @@ def _metrics(measured: Measured, bytes_of_text: Sequence[int]) -> dict[str, Any]
             **ratio(measured.kl, measured.tokens, tokens),
             "median": measured.kl_median,
             "p99": measured.kl_p99,
+            "collapse": _collapse(measured),
         }
         entry["kl_per_passage"] = mean(measured.kl, tokens)
         entry["top1_agreement"] = ratio(measured.agree, measured.tokens, tokens, bounds=(0.0, 1.0))
     return entry
+
+
+def _collapse(measured: Measured) -> dict[str, Any]:
+    """The share of all divergence that the worst tenth of the passages carries, by KL a token."""
+    values = [nats / tokens for nats, tokens in zip(measured.kl or (), measured.tokens, strict=True)]
+    found = statistics.collapse(values)
+    return {"share": number(found.carried), "worst": found.worst}
 
 
 def _worst(languages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

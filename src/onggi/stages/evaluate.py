@@ -16,7 +16,9 @@ from .base import Names, Plan, Stage, command, options
 
 if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may import torch
     from ..engines.spending import Options
+    from ..evaluate.evaluation import Evaluation
     from ..models.references import Reference
+    from ..text import Text
     from ..text.prompts import Prompt
 
 _REVISION = 3
@@ -55,6 +57,14 @@ class EvaluateConfig:
     it, does it loop, is it right."""
     max_tokens: int = 256
     """Longest answer to a prompt, in tokens."""
+    judge: str | None = None
+    """A model, [NAME=]MODEL, whose opinion of the answers to --prompts is asked; a strong one."""
+    judging: Literal["grade", "compare", "both"] = "grade"
+    """What the judge is asked: a grade from 1 to 10 for each answer, or which of two models' answers is
+    better, in both orders, for every pair of models (ratings by Bradley and Terry), or both."""
+    cost: bool = False
+    """Measure disk, memory and tokens a second of every model that is here, one by one: a quarter of a minute
+    or so each, on cores that do nothing else."""
     choices: Literal["auto", "scored", "written"] = "auto"
     """How a model picks a choice of a task: the likeliest continuation, or the letter that it writes. Default:
     scored; written where a model of the line is behind a server, which tells no likelihoods."""
@@ -90,6 +100,10 @@ class EvaluateConfig:
             raise OnggiError(f"shots: {self.shots} is not a number of solved items.")
         if self.max_tokens < 1:
             raise OnggiError(f"max_tokens: {self.max_tokens} is not a number of tokens.")
+        if self.judge and not self.prompts:
+            raise OnggiError(
+                "judge: has nothing to judge; name what is to be answered, as --prompts questions."
+            )
         _ = self.server
 
     @property
@@ -144,6 +158,7 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
         "prompts": ledger.sha256(prompts.file(config.prompts)) if config.prompts else None,
     }
+    found["judge"] = references.fingerprint(references.parse(config.judge).source) if config.judge else None
     found |= dict.fromkeys(_SERVER)
     if theirs := tasks.split(config.tasks or ())[1]:
         tasks.known(theirs)
@@ -189,7 +204,7 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from .. import text
     from ..evaluate import results
     from ..evaluate.evaluation import Evaluation
-    from ..evaluate.parts import answers, passages, tasks
+    from ..evaluate.parts import answers, costs, judge, passages, tasks
     from ..models import references
 
     line, reference = _references(config)
@@ -235,7 +250,11 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         made, samples = sheets[model.name]
         evaluation.outputs += results.write(job.work, model.name, model.source, made, samples, config.limit)
     if prompts:
-        answers.add(evaluation, prompts, config.prompts or "", config.max_tokens)
+        answered = answers.add(evaluation, prompts, config.prompts or "", config.max_tokens)
+        if config.judge:
+            judge.add(evaluation, references.parse(config.judge), prompts, answered, config.judging)
+    costs.add_servers(evaluation)
+    _costs(config, evaluation, found)
     outputs = evaluation.write()
     if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
         raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
@@ -246,6 +265,20 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     )
 
 
+def _costs(config: EvaluateConfig, evaluation: Evaluation, scored: Text | None) -> None:
+    """What tokenizers make of the scored text, else of the shipped probe, and what the machine needs."""
+    from .. import text
+    from ..evaluate.parts import costs
+
+    found = scored or text.load("probe")
+    languages = evaluation.languages(found)
+    if languages:
+        passages = {tag: list(own.values()) for tag, own in found.common(languages, config.limit).items()}
+        costs.add_tokenizers(evaluation, passages, found.name, found.parallel)
+        if config.cost:
+            costs.add_machine(evaluation, [passage for own in passages.values() for passage in own])
+
+
 def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
     """Language → prompts."""
     from ..text import prompts
@@ -254,7 +287,7 @@ def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:
     if config.prompts:
         for prompt in prompts.load(config.prompts, config.languages):
             found.setdefault(prompt.lang, []).append(prompt)
-    return {language: own[: config.limit] for language, own in found.items()}
+    return {language: prompts.spread(own)[: config.limit] for language, own in found.items()}
 
 
 def _commands(sources: Sequence[str]) -> list[str]:

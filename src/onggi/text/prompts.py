@@ -8,6 +8,7 @@ none translated from another: a good question about honorifics has no English.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,16 @@ def load(source: str, wanted: Sequence[str] | None = None) -> list[Prompt]:
     if missing := [tag for tag in wanted or () if tag not in have]:
         raise OnggiError(f"{source}: has no prompts in {', '.join(missing)} (it has {', '.join(have)}).")
     return [prompt for prompt in found if wanted is None or prompt.lang in wanted]
+
+
+def spread(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The same prompts, one of each category in turn: the first few then are of many kinds."""
+    seen: Counter[str | None] = Counter()
+    places = []
+    for prompt in prompts:
+        places.append(seen[prompt.category])
+        seen[prompt.category] += 1
+    return [prompt for _, prompt in sorted(zip(places, prompts, strict=True), key=lambda pair: pair[0])]
 
 
 def _prompt(place: str, row: Mapping[str, Any]) -> Prompt:
