@@ -139,45 +139,64 @@ def sentence(scores: Scores, tag: str, say: Phrases) -> str:
         text = say("ship.pick", language=spoken, pick=isolated(found.pick), evidence=why)
     if found.loss:
         bare = found.pick == scores["reference"]
-        why = ", ".join(evidence(scores, found.loss, tag, say, bare))
-        text += say("ship.loss", name=isolated(found.loss), evidence=why)
+        key = "ship.loss" if bare and found.smaller_worse else "ship.loss_smaller"
+        why = ", ".join(_brief(scores, found.loss, tag, say, bare))
+        text += say(key, name=isolated(found.loss), evidence=why)
     if found.here and found.here.pick:
         pick = found.here.pick
-        own = [say("ship.is_reference")] if pick == scores["reference"] else evidence(scores, pick, tag, say)
+        own = [say("ship.is_reference")] if pick == scores["reference"] else _brief(scores, pick, tag, say)
         text += say("ship.here", name=isolated(pick), evidence=", ".join(own))
     return say("ship.end", sentence=text)
 
 
-def evidence(scores: Scores, name: str, tag: str, say: Phrases, bare: bool = False) -> list[str]:
-    """What is known of a variant in a language: size, nats, tasks, grade, leaks of other scripts.
-
-    bare: the sentence has just named the reference.
-    """
+def evidence(scores: Scores, name: str, tag: str, say: Phrases) -> list[str]:
+    """What is known of a variant in a language: size, nats, tasks, grade, leaks of other scripts."""
     reference = scores["reference"]
     own, base = choice.entries(scores, name, tag), choice.entries(scores, reference, tag)
     told = choice.verdicts(scores, name, tag)
-    parts = [_size(scores, name, say, bare)]
+    parts = [_size(scores, name, say)]
     if (text := own.get(choice.TEXT)) and "relative_change" in text:
         words = say("ship.text", change=f"{100 * text['relative_change']:+.1f}%")
-        loss = told.get(choice.TEXT) == "worse"
-        parts.append(words if loss else say("ship.with_verdict", words=words, verdict=said(text["verdict"], say)))
+        parts.append(say("ship.with_verdict", words=words, verdict=said(text["verdict"], say)))
     parts += _of_tasks(scores, own, told, tag, say)
     grade, other = own.get(choice.GRADE), base.get(choice.GRADE)
     if grade and other and "verdict" in grade:
         values = {"value": f"{grade['value']:.1f}", "base": f"{other['value']:.1f}"}
         parts.append(say("ship.grade", verdict=said(grade["verdict"], say), **values))
     for key in choice.RATES:
-        rate = key.removeprefix("prompts/")
-        worse = told.get(key) == "worse"
-        if key in own and key in base and (worse or rate == "script"):
-            # Of what passes, the share that does not.
-            fails = [1 - e["value"] if rate in ("script", "line") else e["value"] for e in (own[key], base[key])]
-            shares = {"share": f"{fails[0]:.0%}", "base": f"{fails[1]:.0%}"}
-            parts.append(say(f"ship.rate_{rate}", reference=isolated(reference), **shares))
+        if key in own and key in base and (key == "prompts/script" or told.get(key) == "worse"):
+            parts.append(_rate(key, own[key], base[key], reference, say))
     return parts
 
 
-def _size(scores: Scores, name: str, say: Phrases, bare: bool) -> str:
+def _brief(scores: Scores, name: str, tag: str, say: Phrases, bare: bool = False) -> list[str]:
+    """As `evidence`, shorter: of a model that is named beside the pick. bare: the sentence names the reference."""
+    reference = scores["reference"]
+    own, base = choice.entries(scores, name, tag), choice.entries(scores, reference, tag)
+    worse = [key for key, verdict in choice.verdicts(scores, name, tag).items() if verdict == "worse"]
+    parts = [_size(scores, name, say, bare)]
+    if (text := own.get(choice.TEXT)) and "relative_change" in text:
+        parts.append(say("ship.text", change=f"{100 * text['relative_change']:+.1f}%"))
+    asked = {task: key for task, key in choice.tasks(scores).items() if key in own}
+    if names := [task for task, key in asked.items() if key in worse]:
+        parts.append(say("ship.tasks_worse", names=", ".join(names)))
+    elif asked:
+        parts.append(say("ship.tasks_none"))
+    if choice.GRADE in worse:
+        values = {key: f"{e[choice.GRADE]['value']:.1f}" for key, e in (("value", own), ("base", base))}
+        parts.append(say("ship.grade", verdict=say("verdict.worse"), **values))
+    parts += [_rate(key, own[key], base[key], reference, say) for key in choice.RATES if key in worse]
+    return parts
+
+
+def _rate(key: str, own: Mapping[str, Any], base: Mapping[str, Any], reference: str, say: Phrases) -> str:
+    """The share of a model's answers that fail, and of the reference's."""
+    rate = key.removeprefix("prompts/")
+    share, other = (1 - e["value"] if rate in ("script", "line") else e["value"] for e in (own, base))
+    return say(f"ship.rate_{rate}", share=f"{share:.0%}", base=f"{other:.0%}", reference=isolated(reference))
+
+
+def _size(scores: Scores, name: str, say: Phrases, bare: bool = False) -> str:
     own, whole = choice.size(scores, name), choice.size(scores, scores["reference"])
     reference = isolated(scores["reference"])
     if own is None:
@@ -199,17 +218,15 @@ def _of_tasks(
     tag: str,
     say: Phrases,
 ) -> list[str]:
-    """On which tasks a model is shown better or worse, on how many it is not, and what could not be seen."""
+    """On which tasks a sound model is shown to be better, on how many it is not, and what could not be seen."""
     asked = {name: key for name, key in choice.tasks(scores).items() if key in own}
     guessed = [name for name, key in asked.items() if choice.at_chance(scores, tag, key)]
     judged = {name: told[key] for name, key in asked.items() if key in told}
     parts = []
-    for verdict in ("better", "worse"):
-        if names := [name for name, found in judged.items() if found == verdict]:
-            parts.append(say(f"ship.tasks_{verdict}", names=", ".join(names)))
-    if rest := [name for name, found in judged.items() if found != "worse"]:
-        key = "ship.tasks_none" if len(rest) == len(judged) else "ship.tasks_others"
-        words = say(key, count=len(rest))
+    if better := [name for name, found in judged.items() if found == "better"]:
+        parts.append(say("ship.tasks_better", names=", ".join(better)))
+    if rest := [name for name, found in judged.items() if found in ("same", "equivalent")]:
+        words = say("ship.tasks_others" if parts else "ship.tasks_same", count=len(rest))
         unsure = [own[asked[name]].get("detectable") for name in rest if judged[name] == "same"]
         if seen := [points for points in unsure if points]:
             words += say("ship.detectable", points=f"{100 * max(seen):.1f}")
