@@ -29,9 +29,9 @@ def ship(scores: Scores, say: Phrases) -> list[Block]:
         words = [choice.word(scores, name, tag) for name in names]
         cells = [cell(scores, name, tag, word, say) for name, word in zip(names, words, strict=True)]
         pick = choice.choose(scores, tag).pick
-        rows.append([titled(tag, say), *cells, plain(pick) if pick else say("ship.undecided")])
-        tones |= {(i, 1 + j): _TONES[word] for j, word in enumerate(words) if word in _TONES}
-    header = [say("damage.language"), *map(plain, names), say("ship.column")]
+        rows.append([titled(tag, say), plain(pick) if pick else say("ship.undecided"), *cells])
+        tones |= {(i, 2 + j): _TONES[word] for j, word in enumerate(words) if word in _TONES}
+    header = [say("damage.language"), say("ship.column"), *map(plain, names)]
     return [
         Heading(say("ship.title")),
         Paragraph(f"**{plain(summary(scores, say))}**"),

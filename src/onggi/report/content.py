@@ -170,10 +170,13 @@ def _verdicts(scores: Scores, say: Phrases) -> list[Block]:
     ]
 
 
+_LISTED = 10  # pairs; more of them stand in a table
+
+
 def _between(scores: Scores, say: Phrases) -> list[Block]:
     if not scores["comparisons"]:
         return []
-    pairs = []
+    pairs, cells = [], {}
     for pair in scores["comparisons"]:
         found: dict[str, list[str]] = {}
         for tag, entry in pair["languages"].items():
@@ -184,7 +187,18 @@ def _between(scores: Scores, say: Phrases) -> list[Block]:
         )
         first, second = named(pair["first"]), named(pair["second"])
         pairs.append(say("between.item", first=first, second=second, found=words))
-    return [Heading(say("between.title")), Paragraph(say("between.about")), Items(pairs)]
+        counts = "\n".join(f"{verdict}: {len(names)}" for verdict, names in found.items())
+        cells[pair["first"], pair["second"]] = counts
+    about = Paragraph(say("between.about"))
+    if len(pairs) <= _LISTED:
+        return [Heading(say("between.title")), about, Items(pairs)]
+    columns = list(dict.fromkeys(first for first, _ in cells))
+    rows = [
+        [plain(second), *(cells.get((first, second), "") for first in columns)]
+        for second in dict.fromkeys(second for _, second in cells)
+    ]
+    header = [say("between.corner"), *map(plain, columns)]
+    return [Heading(say("between.title")), about, Table(header, rows, note=say("between.counts"))]
 
 
 def _grid(scores: Scores, say: Phrases) -> list[Block]:

@@ -45,7 +45,7 @@ def categories(scores: Scores, tags: Sequence[str]) -> list[str]:
 def columns(names: Sequence[str], say: Phrases) -> list[str]:
     """Headers of `graded`'s cells."""
     named_kinds = (say(f"category.{name}") if f"category.{name}" in say else plain(name) for name in names)
-    return [say("judge.grade"), say("verdicts.title"), *named_kinds, say("judge.n"), say("judge.unread")]
+    return [say("judge.grade"), say("detail.verdict"), *named_kinds, say("judge.n"), say("judge.unread")]
 
 
 def graded(scores: Scores, model: str, tag: str, names: Sequence[str], say: Phrases) -> list[str]:

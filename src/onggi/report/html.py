@@ -37,6 +37,7 @@ def _template() -> Any:
         "inline": _inline,
         "kind": lambda block: kinds[type(block)],
         "number": _number,
+        "numeric": _numeric,
         "script": lambda tag: "latin" if languages.is_latin(tag) else "other",
         "own_name": lambda tag: languages.name(tag, tag),
         "direction": lambda tag: "rtl" if languages.is_right_to_left(tag) else "ltr",
@@ -68,3 +69,13 @@ def _number(cell: str) -> str:
         if found:
             return found[1].replace(",", "").lstrip("+")
     return ""
+
+
+def _numeric(table: Table) -> set[int]:
+    """Columns whose cells are numbers, where there are any: they stand to the right."""
+    columns = enumerate(zip(*table.rows, strict=True))
+    return {
+        i
+        for i, cells in columns
+        if any(map(_number, cells)) and all(_number(cell) for cell in cells if cell not in ("", "–"))
+    }

@@ -128,18 +128,19 @@ def is_share(metric: str) -> bool:
     return metric.startswith(("acc", "exact"))
 
 
-def cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases) -> str:
-    """`62.0% [52.1%, 71.0%] worse (−12 +3)`."""
+def cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases, between: str = " ") -> str:
+    """`62.0% [52.1%, 71.0%] worse (−12 +3)`, or a line each."""
     if entry is None:
         return "–"
     words = number(entry["value"], metric)
     if entry["low"] is not None:
         words += f" [{number(entry['low'], metric)}, {number(entry['high'], metric)}]"
+    parts = [words]
     if "verdict" in entry:
-        words += f" {said(entry['verdict'], say)}"
+        parts.append(said(entry["verdict"], say))
     if "right_to_wrong" in entry:
-        words += f" (−{entry['right_to_wrong']} +{entry['wrong_to_right']})"
-    return words
+        parts.append(f"(−{entry['right_to_wrong']} +{entry['wrong_to_right']})")
+    return between.join(parts)
 
 
 def answers(scores: Scores, say: Phrases) -> list[Block]:

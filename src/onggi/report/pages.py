@@ -84,7 +84,7 @@ def _text(scores: Scores, tag: str, say: Phrases) -> list[Block]:
     ]
     if not rows:
         return []
-    keys = ("nats", "change", "verdict", "kl", "p99", "kl_passage", "top1", "collapse")
+    keys = ("nats", "change", "kl", "p99", "kl_passage", "top1", "collapse")
     header = [say("answers.model"), *(say(f"detail.{key}") for key in keys)]
     used = [i for i in range(len(header)) if any(row[i] != "–" for row in rows)]
     table = Table([header[i] for i in used], [[row[i] for i in used] for row in rows])
@@ -96,11 +96,11 @@ def _measures(scores: Scores, name: str, tag: str, say: Phrases) -> list[str]:
     text, kl = own[choice.TEXT], own.get("kl") or {}
     places = digits(scores, name) if kl else 2
     change = compare.nats(scores, text, name, tag) if "relative_change" in text else "–"
-    verdict = said(text["verdict"], say) if "verdict" in text else "–"
+    if "verdict" in text:
+        change += f"\n{said(text['verdict'], say)}"
     return [
         _interval(text, "{:.0f}"),
         change,
-        verdict,
         _interval(kl, f"{{:.{places}f}}"),
         "–" if kl.get("p99") is None else f"{kl['p99']:.{places}f}",
         _interval(own.get("kl_per_passage"), "{:.1f}"),
@@ -124,7 +124,7 @@ def _tasks(scores: Scores, tag: str, say: Phrases) -> list[Block]:
         if any(own.values()):
             metric = scores["tasks"][name]["metric"]
             floor = next((e["chance"] for e in own.values() if e and "chance" in e), None)
-            cells = [items.cell(own[m], metric, say) for m in scores["models"]]
+            cells = [items.cell(own[m], metric, say, "\n") for m in scores["models"]]
             rows.append([plain(name), *cells, "–" if floor is None else items.number(floor, metric)])
     header = [say("detail.task"), *map(plain, scores["models"]), say("tasks.chance")]
     return [Paragraph(f"**{say('tasks.title')}**"), Table(header, rows)] if rows else []
@@ -206,9 +206,9 @@ def _sign(character: str) -> str:
         return chr(0x2400 + code)
     if code == 127:
         return "␡"
-    # C1 controls, halves of surrogate pairs, and code points that are no characters.
+    # Overrides of direction, C1 controls, halves of surrogate pairs, code points that are no characters.
     lost = 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code < 0xFDF0
-    return "�" if lost else character
+    return "�" if lost or character in "\u202d\u202e" else character
 
 
 def direction(text: str, language: str) -> Direction:

@@ -149,9 +149,10 @@ def _served(own: Mapping[str, Any]) -> list[str]:
 def _speed(entry: Mapping[str, Any] | None) -> str:
     if not entry:
         return "–"
+    form = f"{{:,.{0 if entry['value'] >= 100 else 1}f}}".format
     if entry.get("low") is None or entry.get("n") == 1:
-        return f"{entry['value']:,.1f}"
-    return f"{entry['value']:,.1f} [{entry['low']:,.1f}, {entry['high']:,.1f}]"
+        return form(entry["value"])
+    return f"{form(entry['value'])} [{form(entry['low'])}, {form(entry['high'])}]"
 
 
 def _or(value: Any, form: Any) -> str:
