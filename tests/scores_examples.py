@@ -125,7 +125,9 @@ def compared() -> dict[str, Any]:
             "source": "http://localhost:8000/v1#big" if size is None else f"runs/{name}",
             "bytes": size,
             "about": {},
-            "engines": {"prompts": "server"} if size is None else {"text": "transformers", "capitals": "transformers"},
+            "engines": {"prompts": "server"}
+            if size is None
+            else {"text": "transformers", "capitals": "transformers"},
             "languages": {tag: _measured(name, tag) for tag in COMPARED},
             "worst": {"kl": "ar", "kl_per_passage": "ar"} if name in (W8, W4) else {},
             "cost": _cost(size),
@@ -145,11 +147,15 @@ def compared() -> dict[str, Any]:
         "margin": 0.01,
         "models": models,
         "comparisons": [],
-        "tasks": {name: {**about, "languages": list(COMPARED), "text": None} for name, about in tasks.items()},
+        "tasks": {
+            name: {**about, "languages": list(COMPARED), "text": None} for name, about in tasks.items()
+        },
         "prompts": {"source": "p.jsonl", "languages": dict.fromkeys(COMPARED, 40), "sampling": {}},
         "judge": {
             "model": "judge|심사",
-            "ratings": {tag: {name: entry(i / 2 - 1, spread=0.4) for i, name in enumerate(models)} for tag in COMPARED},
+            "ratings": {
+                tag: {name: entry(i / 2 - 1, spread=0.4) for i, name in enumerate(models)} for tag in COMPARED
+            },
             "pairs": {tag: [{**pair, "agreement": 0.71, "n": 42}] for tag in COMPARED},
         },
     }
@@ -189,7 +195,12 @@ def _measured(name: str, tag: str) -> dict[str, Any]:
         own["parity"] = value(1.4, 40)
     if variant:
         ends = {"change_low": nats * (change - 0.01), "change_high": nats * (change + 0.01)}
-        own["nll_per_passage"] |= {"verdict": text, "relative_change": change, "change": nats * change, **ends}
+        own["nll_per_passage"] |= {
+            "verdict": text,
+            "relative_change": change,
+            "change": nats * change,
+            **ends,
+        }
         collapse = {"share": 0.45 if tag == "km" else 0.2, "worst": 0.1, "threshold": 1.0, "over": 0.075}
         own["kl"] = value(0.02 + 2 * change, 40, median=0.01, p99=0.5, collapse=collapse)
         own["kl_per_passage"] = value(5 + 300 * change, 40)
@@ -236,9 +247,14 @@ def answers() -> list[dict[str, Any]]:
     for i, name in enumerate((BASE, W8, W4, SERVED)):
         for tag in COMPARED:
             for number in range(5):
-                text, finish = (*said[tag], HOSTILE, "")[(i + number) % 4], "length" if number == 1 else "stop"
+                text, finish = (
+                    (*said[tag], HOSTILE, "")[(i + number) % 4],
+                    "length" if number == 1 else "stop",
+                )
                 row = {"_id": f"q|{number}", "lang": tag, "model": name, "answer": text, "finish": finish}
-                rows.append({**row, "messages": [{"role": "user", "content": f"{questions[tag]} ({number})"}]})
+                rows.append(
+                    {**row, "messages": [{"role": "user", "content": f"{questions[tag]} ({number})"}]}
+                )
             for turn in (1, 2):
                 row = {"_id": "sum", "lang": tag, "model": name, "answer": said[tag][1], "finish": "stop"}
                 messages = [{"role": "user", "content": f"{questions[tag]} {turn}"}]

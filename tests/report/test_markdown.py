@@ -43,6 +43,14 @@ def written(whole: dict[str, Any], record: dict[str, Any], say: Phrases = EN) ->
     return markdown.section(content.section(whole, record, AGAIN, say))
 
 
+DAMAGE = ["language", "script"]
+
+
+def headed(page: str, *header: str) -> list[list[str]]:
+    """The first table that begins with these columns."""
+    return next(table for table in tables(page) if table[0][: len(header)] == list(header))
+
+
 def shown(whole: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=200, highlight=False)
     terminal.show(console, whole, EN)
@@ -95,12 +103,13 @@ def test_a_variant_with_another_vocabulary() -> None:
     assert wording.headline(only, EN).startswith("No variant shares the reference's vocabulary")
     page = written(only, RECORD)
     assert "No variant shares the reference's vocabulary." in page
-    assert [row[:2] for row in tables(page)[0][1:]] == [[name, "worse (+4.0%)"] for name in TAGGED]
+    assert headed(page, "language", "other")[1:] == [[name, "worse (+4.0%)"] for name in TAGGED]
 
     both = scores({"english": model(ENGLISH), "other": model(None)})
-    damage, verdicts, sizes, _ = tables(written(both, RECORD))
-    assert damage[0] == ["language", "script", "english"]
-    assert verdicts[0] == ["language", "english", "other"]
+    page = written(both, RECORD)
+    assert headed(page, *DAMAGE)[0] == [*DAMAGE, "english"]
+    assert headed(page, "language", "english")[0] == ["language", "english", "other"]
+    sizes = headed(page, "model", "weights on disk")
     assert [row[3] for row in sizes[1:]] == ["reference", "2.98 (Khmer)", "–"]
     assert "other" not in shown(both)
 
@@ -113,7 +122,7 @@ def test_a_divergence_in_some_languages_only() -> None:
     partly = model(ENGLISH)
     del partly["languages"]["ko"]["kl"]
     whole = scores({"partly": partly, "balanced": model(BALANCED)})
-    assert tables(written(whole, RECORD))[0][0] == ["language", "script", "balanced"]
+    assert headed(written(whole, RECORD), *DAMAGE)[0] == [*DAMAGE, "balanced"]
     assert "partly" not in shown(whole)
 
 
@@ -129,7 +138,7 @@ def test_the_table_of_damage() -> None:
         scores({"english": model(ENGLISH), "balanced": balanced}, "better"),
         RECORD,
     )
-    damage = tables(page)[0]
+    damage = headed(page, *DAMAGE)
     assert damage[0] == ["language", "script", "english", "balanced"]
     assert damage[1:5] == [
         ["English (en)", "Latin", "0.37 [0.33, 0.41]", "0.40 [0.36, 0.44]"],
@@ -154,7 +163,7 @@ def test_the_table_of_damage() -> None:
 def test_intervals_that_cannot_be_had_are_left_out() -> None:
     whole = scores({"w4": model(BALANCED, n=1)}, passages=dict.fromkeys(LANGUAGES, 1))
     page = written(whole, RECORD)
-    assert tables(page)[0][2] == ["Khmer (km)", "other", "0.68"]
+    assert headed(page, *DAMAGE)[2] == ["Khmer (km)", "other", "0.68"]
     assert "None" not in page + shown(whole)
 
 
@@ -166,11 +175,13 @@ def test_no_name_breaks_a_table(name: str) -> None:
     whole = scores({name: model(ENGLISH), "balanced": model(BALANCED)}, "better", text=name)
     found = tables(written(whole, RECORD))
     flat = " ".join(name.split())
-    assert [len(table) for table in found] == [9, 5, 4, 5]
+    # Ship, damage, verdicts, size, tokens, and a page for each language.
+    assert [len(table) for table in found] == [5, 9, 5, 4, 5, 4, 4, 4, 4]
     for table in found:
         assert len({len(row) for row in table}) == 1
-    assert found[0][0] == ["language", "script", flat, "balanced"]
-    assert found[2][2][0] == flat
+    assert found[0][0] == ["language", "ship", "base", flat, "balanced"]
+    assert found[1][0] == ["language", "script", flat, "balanced"]
+    assert found[3][2][0] == flat
     header = re.search(r"language.*balanced", shown(whole))
     if "\n" not in name:
         assert header and name in header[0]

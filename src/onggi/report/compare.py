@@ -11,7 +11,7 @@ from . import choice, items
 from .blocks import Block, Heading, Items, Paragraph, Table, isolated, named, plain
 from .wording import Scores, megabytes, said, titled
 
-_TONES: Mapping[str, Literal["good", "bad"]] = {
+_TONES: Mapping[choice.Word, Literal["good", "bad"]] = {
     "best": "good",
     "better": "good",
     "damaged": "bad",
@@ -24,7 +24,8 @@ def ship(scores: Scores, say: Phrases) -> list[Block]:
     tags, names = choice.languages(scores), list(scores["models"])
     if len(names) < 2 or not tags:
         return []
-    rows, tones = [], {}
+    rows: list[list[str]] = []
+    tones: dict[tuple[int, int], Literal["good", "bad"]] = {}
     for i, tag in enumerate(tags):
         words = [choice.word(scores, name, tag) for name in names]
         cells = [cell(scores, name, tag, word, say) for name, word in zip(names, words, strict=True)]
@@ -102,7 +103,8 @@ def _tasks(scores: Scores, found: Mapping[str, Mapping[str, Any]]) -> str:
     if any(entry.get("low") is None for entry in own):
         return f"{mean:.0f}%"
     reach = [
-        100 * math.hypot(*(entry["value"] - entry[end] for entry in own)) / len(own) for end in ("low", "high")
+        100 * math.hypot(*(entry["value"] - entry[end] for entry in own)) / len(own)
+        for end in ("low", "high")
     ]
     return f"{mean:.0f}% [{max(mean - reach[0], 0):.0f}, {min(mean + reach[1], 100):.0f}]"
 
@@ -204,8 +206,8 @@ def _size(scores: Scores, name: str, say: Phrases, bare: bool = False) -> str:
     if whole is None:
         return megabytes(own)
     if own < 0.98 * whole:
-        sizes = {"times": f"{whole / own:.1f}", "share": f"{own / whole:.0%}"}
-        return say("ship.smaller_bare" if bare else "ship.smaller", reference=reference, **sizes)
+        share = f"{own / whole:.0%}"
+        return say("ship.smaller_bare" if bare else "ship.smaller", reference=reference, share=share)
     if own > 1.02 * whole:
         return say("ship.larger", times=f"{own / whole:.1f}", reference=reference)
     return say("ship.as_large", reference=reference)

@@ -166,7 +166,10 @@ def answers(scores: Scores, say: Phrases) -> list[Block]:
 def rates_of(scores: Scores) -> list[str]:
     """The rates that some answers have."""
     found = {
-        key for model in scores["models"].values() for entries in model["languages"].values() for key in entries
+        key
+        for model in scores["models"].values()
+        for entries in model["languages"].values()
+        for key in entries
     }
     return [rate for rate in _RATES if f"prompts/{rate}" in found]
 

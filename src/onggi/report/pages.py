@@ -207,7 +207,9 @@ def _sign(character: str) -> str:
     if code == 127:
         return "␡"
     # Overrides of direction, C1 controls, halves of surrogate pairs, code points that are no characters.
-    lost = 0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code < 0xFDF0
+    lost = (
+        0x80 <= code < 0xA0 or 0xD800 <= code < 0xE000 or code & 0xFFFE == 0xFFFE or 0xFDD0 <= code < 0xFDF0
+    )
     return "�" if lost or character in "\u202d\u202e" else character
 
 

@@ -114,8 +114,8 @@ def cost(scores: Scores, say: Phrases) -> list[Block]:
         note = say("cost.busy", share=f"{max(busy):.0%}") if busy else ""
         blocks += [Paragraph(about), Table(header, rows, note=note)]
     if served:
-        keys = ("requests", "latency", "p95", "speed", "prompt_tokens", "tokens", "money")
-        header = [say("size.model"), *(say(f"cost.{key}") for key in keys)]
+        counts = ("requests", "latency", "p95", "speed", "prompt_tokens", "tokens", "money")
+        header = [say("size.model"), *(say(f"cost.{key}") for key in counts)]
         rows = [[plain(name), *_served(own)] for name, own in served.items()]
         blocks += [Paragraph(say("cost.served")), Table(header, rows)]
     return [Heading(say("cost.title")), *blocks] if blocks else []

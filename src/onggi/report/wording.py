@@ -23,8 +23,7 @@ def variants(scores: Scores) -> list[str]:
     return [
         name
         for name, model in scores["models"].items()
-        if scores["languages"]
-        and all("kl" in model["languages"].get(tag, {}) for tag in scores["languages"])
+        if scores["languages"] and all("kl" in model["languages"].get(tag, {}) for tag in scores["languages"])
     ]
 
 
