@@ -137,7 +137,14 @@ def compared() -> dict[str, Any]:
         name: {"metric": "acc", "about": f"country → its {name}", "shots": 5, "form": "written"}
         for name in ("capitals", "sums")
     }
-    pair = {"first": W8, "second": W4, "wins": 20, "losses": 12, "ties": 8, "unparsable": 2}
+    ratings = {name: entry(i / 2 - 1, spread=0.4) for i, name in enumerate(models)}
+    paired = {
+        "ratings": ratings,
+        "pairs": [{"models": [W8, W4], "wins": {W8: 20, W4: 12}, "ties": 8, "open": 2}],
+        "orders": {"agreement": 0.71, "kappa": 0.42, "n": 40},
+        "first_place": 0.58,
+        "longer": None,
+    }
     return {
         "reference": BASE,
         "text": "probe",
@@ -153,10 +160,7 @@ def compared() -> dict[str, Any]:
         "prompts": {"source": "p.jsonl", "languages": dict.fromkeys(COMPARED, 40), "sampling": {}},
         "judge": {
             "model": "judge|심사",
-            "ratings": {
-                tag: {name: entry(i / 2 - 1, spread=0.4) for i, name in enumerate(models)} for tag in COMPARED
-            },
-            "pairs": {tag: [{**pair, "agreement": 0.71, "n": 42}] for tag in COMPARED},
+            "languages": {**dict.fromkeys(COMPARED, paired), "km": {**paired, "ratings": None}},
         },
     }
 

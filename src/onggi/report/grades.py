@@ -26,7 +26,8 @@ def judge(scores: Scores, say: Phrases) -> list[Block]:
         header = [say("damage.language"), say("answers.model"), *columns(names, say)]
         about = say("judge.about", judge=named(str(record.get("model", "–"))))
         blocks += [Paragraph(about), Table(header, rows, languages=of)]
-    blocks += [*_ratings(scores, record, say), *_pairs(record, say)]
+    paired = record.get("languages") or {}
+    blocks += [*_ratings(scores, paired, say), *_pairs(paired, say)]
     return [Heading(say("judge.title")), *blocks] if blocks else []
 
 
@@ -79,7 +80,7 @@ def _interval(entry: Mapping[str, Any], form: str = ".1f") -> str:
 
 
 def _ratings(scores: Scores, record: Mapping[str, Any], say: Phrases) -> list[Block]:
-    found = record.get("ratings") or {}
+    found = {tag: own["ratings"] for tag, own in record.items() if own.get("ratings")}
     if not found:
         return []
     names = [name for name in scores["models"] if any(name in own for own in found.values())]
@@ -92,17 +93,30 @@ def _ratings(scores: Scores, record: Mapping[str, Any], say: Phrases) -> list[Bl
 
 
 def _pairs(record: Mapping[str, Any], say: Phrases) -> list[Block]:
-    found = record.get("pairs") or {}
-    rows, tags = [], []
-    for tag, pairs in found.items():
-        for pair in pairs:
-            agreed = pair.get("agreement")
-            counts = [str(pair.get(key, "–")) for key in ("wins", "losses", "ties", "unparsable")]
-            share = "–" if agreed is None else f"{agreed:.0%}"
-            rows.append([titled(tag, say), plain(pair["first"]), plain(pair["second"]), *counts, share])
+    """Who won against whom, and what is known of the judge: does it go by place or by length?"""
+    rows, tags, trust, judged = [], [], [], []
+    for tag, own in record.items():
+        for pair in own.get("pairs") or ():
+            one, other = pair["models"]
+            counts = [pair["wins"][one], pair["wins"][other], pair["ties"], pair["open"]]
+            rows.append([titled(tag, say), plain(one), plain(other), *map(str, counts)])
             tags.append(tag)
-    if not rows:
-        return []
-    keys = ("first", "second", "wins", "losses", "ties", "unparsable", "agreement")
-    header = [say("damage.language"), *(say(f"judge.{key}") for key in keys)]
-    return [Paragraph(say("judge.pairs")), Table(header, rows, languages=tags)]
+        if orders := own.get("orders"):
+            kappa = "–" if orders["kappa"] is None else f"{orders['kappa']:.2f}"
+            shares = [_share(share) for share in (orders["agreement"], own["first_place"], own["longer"])]
+            trust.append([titled(tag, say), shares[0], kappa, str(orders["n"]), *shares[1:]])
+            judged.append(tag)
+    blocks: list[Block] = []
+    if rows:
+        keys = ("first", "second", "wins", "losses", "ties", "unparsable")
+        header = [say("damage.language"), *(say(f"judge.{key}") for key in keys)]
+        blocks += [Paragraph(say("judge.pairs")), Table(header, rows, languages=tags)]
+    if trust:
+        keys = ("agreement", "kappa", "compared", "first_place", "longer")
+        header = [say("damage.language"), *(say(f"judge.{key}") for key in keys)]
+        blocks += [Paragraph(say("judge.trust")), Table(header, trust, languages=judged)]
+    return blocks
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
