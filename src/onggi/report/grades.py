@@ -112,8 +112,8 @@ def _pairs(record: Mapping[str, Any], say: Phrases) -> list[Block]:
         header = [say("damage.language"), *(say(f"judge.{key}") for key in keys)]
         blocks += [Paragraph(say("judge.pairs")), Table(header, rows, languages=tags)]
     if trust:
-        keys = ("agreement", "kappa", "compared", "first_place", "longer")
-        header = [say("damage.language"), *(say(f"judge.{key}") for key in keys)]
+        about = ("agreement", "kappa", "compared", "first_place", "longer")
+        header = [say("damage.language"), *(say(f"judge.{key}") for key in about)]
         blocks += [Paragraph(say("judge.trust")), Table(header, trust, languages=judged)]
     return blocks
 
