@@ -76,6 +76,14 @@ def is_latin(tag: str) -> bool:
     return script(tag) == "Latn"
 
 
+def is_right_to_left(tag: str) -> bool:
+    """True where the language is written from right to left."""
+    return script(tag) in _RIGHT_TO_LEFT
+
+
+_RIGHT_TO_LEFT = {"Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm", "Rohg", "Mand", "Samr"}
+
+
 @functools.cache
 def name(tag: str, language: str = "en") -> str:
     """The language's name in `language`: `name("km") == "Khmer"`, `name("km", "ko") == "크메르어"`."""

@@ -60,8 +60,11 @@ def test_a_language_not_calibrated_on_has_a_hollow_mark() -> None:
 def test_variants_differ_without_colour_and_dozens_with_it() -> None:
     marks = figures.marks([f"v{i}" for i in range(42)])
     symbols = [mark.symbol for mark in marks.values()]
-    assert len(set(symbols[:6])) == 6
+    assert len(set(symbols[:11])) == 11
     assert len(set(marks.values())) == 42
+    nine = {f"v{i}": model({tag: kl + i for tag, kl in BALANCED.items()}) for i in range(9)}
+    _, other = figures.damage(scores(nine), EN)
+    assert len(placed(other.svg)) == 9 * 3
 
 
 def test_a_wide_spread_is_drawn_on_a_logarithmic_scale() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from onggi.phrases import Phrases
 from onggi.report import content, html, markdown
-from scores_examples import BALANCED, RECORD, model, scores
+from scores_examples import BALANCED, COMPARED, RECORD, answers, compared, model, scores
 
 TAGS = ("en", "de", "ko", "km", "th", "ar", "he", "ja", "ta")
 WORSE = {tag: 0.4 + i / 3 for i, tag in enumerate(TAGS)}
@@ -140,7 +140,7 @@ def test_without_scripts_nothing_is_lost(browser: Any, tmp_path: Path) -> None:
 
 def test_columns_sort_and_languages_filter(browser: Any, tmp_path: Path) -> None:
     page = Visit(browser, write(tmp_path / "r.html", "en", whole())).page
-    table = page.locator("table.languages").first
+    table = page.locator("table.languages").nth(1)
     column = "rows => [...rows].map(row => row.querySelector('td:nth-child(4)').dataset.value)"
 
     def shown() -> list[float]:
@@ -185,3 +185,81 @@ def test_the_page_says_what_the_markdown_says(browser: Any, tmp_path: Path) -> N
     visit = Visit(browser, write(tmp_path / "r.html", "ko", found))
     visit.page.evaluate("document.querySelectorAll('bdi, .mark, .legend').forEach(e => e.remove())")
     assert set(Visit(browser, rendered).page.evaluate(cells)) <= set(visit.page.evaluate(cells))
+
+
+# ── models side by side ────────────────────────────────────────────────────────────────────────
+
+
+def side_by_side(path: Path, language: str) -> Path:
+    say = Phrases(language)
+    section = content.section(compared(), RECORD, AGAIN, say, answers())
+    path.write_text(html.page([section, section], content.title([compared()]), say), encoding="utf-8")
+    return path
+
+
+def test_answers_stay_text(browser: Any, tmp_path: Path) -> None:
+    path = side_by_side(tmp_path / "r.html", "ko")
+    visit = Visit(browser, path)
+    assert visit.requests == [path.as_uri()] and visit.errors == []
+    assert visit.page.evaluate("document.querySelectorAll('.said :not(details, summary), b').length") == 0
+    said = visit.page.evaluate("[...document.querySelectorAll('.answer .said')].map(e => e.textContent)")
+    hostile = [text for text in said if "alert(1)" in text]
+    assert hostile and all(text.startswith("<script>alert(1)</script><img src=x") for text in hostile)
+    assert visit.page.evaluate("document.querySelectorAll('main script, main img').length") == 0
+    found = visit.page.evaluate(MISSING)
+    assert found["missing"] == []
+
+
+def test_answers_bear_their_language_and_direction(browser: Any, tmp_path: Path) -> None:
+    page = Visit(browser, side_by_side(tmp_path / "r.html", "en")).page
+    marked = "[...document.querySelectorAll('.said')].map(e => [e.lang, e.dir, e.textContent])"
+    found = page.evaluate(marked)
+    assert {language for language, _, _ in found} == set(COMPARED)
+    for language, direction, text in found:
+        if "عاصمة" in text:
+            assert (language, direction) == ("ar", "rtl")
+        if "서울" in text:
+            assert direction == "ltr"
+
+
+@pytest.mark.parametrize("width", [320, 390, 1280])
+def test_it_fits_narrow_windows(browser: Any, tmp_path: Path, width: int) -> None:
+    visit = Visit(browser, side_by_side(tmp_path / "r.html", "ko"), width)
+    for link in visit.page.locator("nav.pages").first.locator("a").all():
+        link.click()
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_one_language_at_a_time_and_all_of_them_without_scripts_or_on_paper(
+    browser: Any, tmp_path: Path
+) -> None:
+    path = side_by_side(tmp_path / "r.html", "en")
+    page = Visit(browser, path).page
+    shown = "[...document.querySelectorAll('.page')].filter(e => e.offsetHeight).map(e => e.id)"
+    assert page.evaluate(shown) == ["s1-ko", "s2-ko"]
+    page.locator("nav.pages").nth(1).get_by_text("Arabic").click()
+    assert page.evaluate(shown) == ["s1-ko", "s2-ar"]
+    assert page.locator("nav.pages a[aria-current=true]").all_inner_texts() == ["Korean", "Arabic"]
+    assert page.url.endswith("#s2-ar")
+    every = [f"s{section}-{tag}" for section in (1, 2) for tag in COMPARED]
+    page.emulate_media(media="print")
+    assert page.evaluate(shown) == every
+    assert Visit(browser, path, scripts=False).page.evaluate(shown) == every
+    page.goto(path.as_uri() + "#s1-km")
+    page.emulate_media(media="screen")
+    page.reload()
+    assert page.evaluate(shown) == ["s1-km", "s2-ko"]
+
+
+def test_the_matrix_says_in_words_what_it_says_in_colour_and_sorts_by_its_numbers(
+    browser: Any, tmp_path: Path
+) -> None:
+    page = Visit(browser, side_by_side(tmp_path / "r.html", "en")).page
+    matrix = page.locator("table.matrix").first
+    for colour, words in (("good", ("best", "better")), ("bad", ("damaged", "mixed"))):
+        cells = matrix.locator(f"td.{colour}").all_inner_texts()
+        assert cells and all(cell.startswith(words) for cell in cells)
+    column = "rows => rows.map(row => [row.dataset.language, Number(row.cells[4].dataset.value)])"
+    matrix.locator("thead button").nth(4).click()
+    found = matrix.locator("tbody tr").evaluate_all(column)
+    assert found == [["ar", 21.0], ["km", 14.2], ["en", 5.2], ["ko", 0.6]]

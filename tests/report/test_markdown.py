@@ -18,7 +18,7 @@ from onggi.phrases import Phrases
 from onggi.report import content, markdown, terminal, wording
 from onggi.stages import ReportConfig
 from onggi.stages import report as report_stage
-from scores_examples import BALANCED, ENGLISH, LANGUAGES, RECORD, model, scores
+from scores_examples import BALANCED, ENGLISH, LANGUAGES, RECORD, compared, model, scores
 
 EN, KO = Phrases("en"), Phrases("ko")
 AGAIN = "onggi report scores --out report"
@@ -41,6 +41,14 @@ def tables(page: str) -> list[list[list[str]]]:
 def written(whole: dict[str, Any], record: dict[str, Any], say: Phrases = EN) -> str:
     """One evaluation as Markdown."""
     return markdown.section(content.section(whole, record, AGAIN, say))
+
+
+DAMAGE = ["language", "script"]
+
+
+def headed(page: str, *header: str) -> list[list[str]]:
+    """The first table that begins with these columns."""
+    return next(table for table in tables(page) if table[0][: len(header)] == list(header))
 
 
 def shown(whole: dict[str, Any]) -> str:
@@ -95,12 +103,13 @@ def test_a_variant_with_another_vocabulary() -> None:
     assert wording.headline(only, EN).startswith("No variant shares the reference's vocabulary")
     page = written(only, RECORD)
     assert "No variant shares the reference's vocabulary." in page
-    assert [row[:2] for row in tables(page)[0][1:]] == [[name, "worse (+4.0%)"] for name in TAGGED]
+    assert headed(page, "language", "other")[1:] == [[name, "worse (+4.0%)"] for name in TAGGED]
 
     both = scores({"english": model(ENGLISH), "other": model(None)})
-    damage, verdicts, sizes, _ = tables(written(both, RECORD))
-    assert damage[0] == ["language", "script", "english"]
-    assert verdicts[0] == ["language", "english", "other"]
+    page = written(both, RECORD)
+    assert headed(page, *DAMAGE)[0] == [*DAMAGE, "english"]
+    assert headed(page, "language", "english")[0] == ["language", "english", "other"]
+    sizes = headed(page, "model", "weights on disk")
     assert [row[3] for row in sizes[1:]] == ["reference", "2.98 (Khmer)", "–"]
     assert "other" not in shown(both)
 
@@ -113,8 +122,72 @@ def test_a_divergence_in_some_languages_only() -> None:
     partly = model(ENGLISH)
     del partly["languages"]["ko"]["kl"]
     whole = scores({"partly": partly, "balanced": model(BALANCED)})
-    assert tables(written(whole, RECORD))[0][0] == ["language", "script", "balanced"]
+    assert headed(written(whole, RECORD), *DAMAGE)[0] == [*DAMAGE, "balanced"]
     assert "partly" not in shown(whole)
+
+
+def test_tasks_may_be_asked_in_more_languages_than_the_text() -> None:
+    """A language of the tasks alone has no divergence, and takes none from those that have one."""
+    whole = scores({"english": model(ENGLISH), "balanced": model(BALANCED)})
+    for about in whole["models"].values():
+        about["languages"]["th"] = {"capitals/acc": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 90}}
+    whole["tasks"] = {"capitals": {"metric": "acc", "about": "…", "shots": 0, "languages": ["th"]}}
+    assert wording.variants(whole) == ["english", "balanced"]
+    page = written(whole, RECORD)
+    assert headed(page, *DAMAGE)[0] == [*DAMAGE, "english", "balanced"]
+    assert "Thai" in headed(page, "language", "ship")[5][0]
+
+
+def test_names_written_from_the_right_keep_to_themselves_in_sentences() -> None:
+    whole = scores({"نموذج": model(ENGLISH), "한국": model(BALANCED)}, "better")
+    assert "with “\u2068نموذج\u2069” it drifts" in wording.headline(whole, EN)
+    assert "With “한국” it drifts" in wording.headline(whole, EN)
+    page = written(whole, RECORD)
+    assert "- 한국 against \u2068نموذج\u2069: better" in page
+
+
+def test_many_variants_stand_in_a_table() -> None:
+    many = {f"v{i}": model({tag: kl + i / 9 for tag, kl in BALANCED.items()}) for i in range(7)}
+    whole = scores(many)
+    better = {"verdict": "better"}
+    whole["comparisons"] = [
+        {"first": a, "second": b, "languages": {"en": better, "ko": better, "km": {"verdict": "worse"}}}
+        for a, b in itertools.combinations(many, 2)
+    ]
+    table = headed(written(whole, RECORD), "variant, against →")
+    assert len(table) == 7 and table[1][1] == "better: 2<br>worse: 1" and table[1][2] == ""
+
+
+def test_what_is_known_only_of_some_models() -> None:
+    whole = compared()
+    page = written(whole, RECORD)
+    assert "Damage is a tail event: with “w8” in Khmer the worst 10% of the passages carry 45% of it." in page
+    sizes = headed(page, "model", "weights on disk")
+    assert [row[1] for row in sizes[1:]] == ["536 MB", "340 MB", "180 MB", "–"]
+    tokenizers = headed(page, "language", "tokenizer of")
+    assert tokenizers[3][1:3] == ["base, w8, w4|작은", "80.0 [76.0, 84.0]"] and "13.0%" in tokenizers[3][5]
+    here, served = headed(page, "model", "engine"), headed(page, "model", "requests")
+    assert here[1][-2:] == ["310 [298, 322]", "18.5 [17.5, 19.5]"] and len(here) == 4
+    assert served[1][1:] == ["160", "0.80 s", "2.50 s", "41.5", "4,000", "9,000", "0.0123"]
+    assert "for up to 20% of the time" in page and "behind a server, which gives no likelihoods" in page
+    assert "5.0% (−6 +4 / 200)" in page and "writes the letter of its choice" in page
+    pairs = headed(page, "language", "first")
+    assert pairs[1][1:] == ["w8", "w4|작은", "20", "12", "8", "2"]
+    trust = headed(page, "language", "orders agree")
+    assert trust[1][1:] == ["71%", "0.42", "40", "58%", "–"]
+    ratings = next(table for table in tables(page) if table[-1][1:2] == ["-1.00 [-1.40, -0.60]"])
+    assert len(ratings) == 4  # none in Khmer
+    assert "None" not in page and "None" not in written(whole, RECORD, KO)
+    assert "Ship “w4|작은” in Korean" in shown(whole)
+
+
+def test_only_a_package_that_was_a_gguf_is_unpacked() -> None:
+    whole = scores({"file": model(ENGLISH), "balanced": model(BALANCED)})
+    for name, source in (("base", "package:gemma3-270m"), ("file", "models/한국어.gguf")):
+        whole["models"][name] |= {"source": source, "about": {"format": "gguf"}}
+    sizes = headed(written(whole, RECORD), "model", "weights on disk")
+    assert [row[1] for row in sizes[1:]] == ["300 MB, unpacked to bf16", "300 MB", "300 MB"]
+    assert "base came as a GGUF file" in written(whole, RECORD)
 
 
 # ── the tables ─────────────────────────────────────────────────────────────────────────────────
@@ -129,7 +202,7 @@ def test_the_table_of_damage() -> None:
         scores({"english": model(ENGLISH), "balanced": balanced}, "better"),
         RECORD,
     )
-    damage = tables(page)[0]
+    damage = headed(page, *DAMAGE)
     assert damage[0] == ["language", "script", "english", "balanced"]
     assert damage[1:5] == [
         ["English (en)", "Latin", "0.37 [0.33, 0.41]", "0.40 [0.36, 0.44]"],
@@ -154,7 +227,7 @@ def test_the_table_of_damage() -> None:
 def test_intervals_that_cannot_be_had_are_left_out() -> None:
     whole = scores({"w4": model(BALANCED, n=1)}, passages=dict.fromkeys(LANGUAGES, 1))
     page = written(whole, RECORD)
-    assert tables(page)[0][2] == ["Khmer (km)", "other", "0.68"]
+    assert headed(page, *DAMAGE)[2] == ["Khmer (km)", "other", "0.68"]
     assert "None" not in page + shown(whole)
 
 
@@ -166,11 +239,13 @@ def test_no_name_breaks_a_table(name: str) -> None:
     whole = scores({name: model(ENGLISH), "balanced": model(BALANCED)}, "better", text=name)
     found = tables(written(whole, RECORD))
     flat = " ".join(name.split())
-    assert [len(table) for table in found] == [9, 5, 4, 5]
+    # Ship, damage, verdicts, size, tokens, and a page for each language.
+    assert [len(table) for table in found] == [5, 9, 5, 4, 5, 4, 4, 4, 4]
     for table in found:
         assert len({len(row) for row in table}) == 1
-    assert found[0][0] == ["language", "script", flat, "balanced"]
-    assert found[2][2][0] == flat
+    assert found[0][0] == ["language", "ship", "base", flat, "balanced"]
+    assert found[1][0] == ["language", "script", flat, "balanced"]
+    assert found[3][2][0] == flat
     header = re.search(r"language.*balanced", shown(whole))
     if "\n" not in name:
         assert header and name in header[0]

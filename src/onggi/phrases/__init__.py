@@ -39,7 +39,7 @@ def with_particle(word: str, closed: str, opened: str) -> str:
 
     `으로` stands after ㄹ as after a vowel. What cannot be told from the letters gets both: `w4을(를)`.
     """
-    spoken = word.rstrip(")]}`*'\" ")
+    spoken = word.rstrip(")]}`*'\" \u2069")  # the last closes a bidi isolate
     if word.endswith(")") and "(" in word:  # 크메르어(km): the bracket is not read
         spoken = word[: word.rindex("(")].rstrip()
     last = spoken[-1:]

@@ -8,10 +8,14 @@ Text in blocks is inline Markdown; what comes from outside (names, paths) goes t
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from ..errors import one_line
+
+Direction = Literal["ltr", "rtl"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Mark:
 class Table:
     """Rows under a header. languages: the language of each row, where rows are languages; summary:
     rows that stand below whatever the order of the others; marks: what stands for a column's
-    variant in the figures.
+    variant in the figures; tones: (row, column) of cells whose words say that they are good or bad, for
+    who skims by colour. A cell may have several lines.
     """
 
     header: Sequence[str]
@@ -64,6 +69,7 @@ class Table:
     note: str = ""
     languages: Sequence[str] = ()
     marks: Mapping[int, Mark] = field(default_factory=dict)
+    tones: Mapping[tuple[int, int], Literal["good", "bad"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,13 +90,65 @@ class Figure:
     legend: Sequence[tuple[Mark, str]] = ()
 
 
-Block = Heading | Paragraph | Items | Code | Table | Figure
+@dataclass(frozen=True)
+class Answer:
+    """What one model said. text and rest are the model's own, no Markdown: `rest` is what is folded away."""
+
+    model: str
+    text: str
+    rest: str
+    direction: Direction
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt in its language and the answers to it, to stand side by side. prompt: no Markdown either."""
+
+    title: str
+    prompt: str
+    language: str
+    direction: Direction
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is about one language."""
+
+    language: str
+    title: str
+    blocks: Sequence[Block]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """A page for each language, one at a time where scripts run."""
+
+    pages: Sequence[Page]
+
+
+Block = Heading | Paragraph | Items | Code | Table | Figure | Sample | Pages
 
 
 def plain(text: str) -> str:
     """`text` as inline Markdown that reads as it stands."""
     escaped = re.sub(r"([\\`*\[\]<>&~])", r"\\\1", one_line(text))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)  # w4_g128 needs no escape
+
+
+def isolated(name: str) -> str:
+    """`name` so that one written from right to left leaves the sentence around it in order."""
+    mixed = any(unicodedata.bidirectional(character) in _TURNS for character in name)
+    return f"\u2068{name}\u2069" if mixed else name
+
+
+_TURNS = {"R", "AL", "AN", "LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+
+
+def named(name: str) -> str:
+    """A model's name as inline Markdown, in running text."""
+    return plain(isolated(name))
 
 
 def code(text: str) -> str:

@@ -7,18 +7,18 @@ from typing import Any
 
 from .. import languages as tags
 from ..phrases import Phrases
-from . import figures, items
-from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, plain
+from . import choice, compare, figures, grades, items, prices
+from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, isolated, named, plain
+from .pages import Row, pages
 from .wording import (
     Scores,
     by_damage,
     cell,
     digits,
-    headline,
     kl,
     mean,
-    megabytes,
     said,
+    titled,
     uncalibrated,
     value,
     variants,
@@ -26,24 +26,21 @@ from .wording import (
 )
 
 
-def section(scores: Scores, record: Mapping[str, Any], again: str, say: Phrases) -> list[Block]:
-    """One evaluation: its `scores.json`, the record of the stage that made it, and the command that
-    makes the page from it.
+def section(
+    scores: Scores, record: Mapping[str, Any], again: str, say: Phrases, answers: Sequence[Row] = ()
+) -> list[Block]:
+    """One evaluation: its `scores.json`, the record of the stage that made it, the command that makes the
+    page from it, and the first rows of its `answers.jsonl`.
     """
-    blocks: list[Block] = []
+    blocks: list[Block] = [Paragraph(plain(items.lead(scores, say)), lead=True)]
     if scores["text"]:
-        blocks += [
-            Paragraph(plain(headline(scores, say)), lead=True),
-            Paragraph(_measured(scores, say)),
-            *_damage(scores, say),
-            *_verdicts(scores, say),
-            *_between(scores, say),
-        ]
-    blocks += items.tasks(scores, say)
-    blocks += items.answers(scores, say)
-    blocks += _size(scores, say)
+        blocks.append(Paragraph(_measured(scores, say)))
+    blocks += compare.ship(scores, say)
     if scores["text"]:
-        blocks += _tokens(scores, say)
+        blocks += [*_damage(scores, say), *_verdicts(scores, say), *_between(scores, say)]
+    for part in (items.tasks, items.answers, grades.judge, prices.size, prices.tokens, prices.cost):
+        blocks += part(scores, say)
+    blocks += pages(scores, answers, say)
     return [*blocks, *_grid(scores, say), *_made(scores, record, again, say)]
 
 
@@ -59,12 +56,8 @@ def _measured(scores: Scores, say: Phrases) -> str:
         passages=passages,
         text=code(scores["text"]),
         count=len(scores["languages"]),
-        reference=plain(scores["reference"]),
+        reference=named(scores["reference"]),
     )
-
-
-def _language(tag: str, say: Phrases) -> str:
-    return plain(f"{say.name(tag)} ({tag})")
 
 
 def _damage(scores: Scores, say: Phrases) -> list[Block]:
@@ -78,7 +71,7 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
             cell(scores, name, tag) + (r"\*" if uncalibrated(scores, name, tag) else "") for name in names
         ]
         kind = say("damage.latin" if tags.is_latin(tag) else "damage.other")
-        rows.append([_language(tag, say), kind, *cells])
+        rows.append([titled(tag, say), kind, *cells])
     bottom = [f"**{value(scores, n, worst(scores, n))}** ({worst(scores, n)})" for n in names]
     summary = [[f"**{say('damage.worst')}**", "", *bottom]]
     groups = {
@@ -99,10 +92,17 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
     header = [say("damage.language"), say("damage.script"), *map(plain, names)]
     marks = figures.marks(names)
     apart = [name for name in scores["models"] if name not in names and name != scores["reference"]]
-    lacking = [Paragraph(say("damage.apart", names=", ".join(map(plain, apart))))] if apart else []
+    served = [name for name in apart if choice.size(scores, name) is None]
+    apart = [name for name in apart if name not in served]
+    lacking = [
+        Paragraph(say(key, names=", ".join(map(named, group))))
+        for key, group in (("damage.apart", apart), ("damage.served", served))
+        if group
+    ]
     return [
         heading,
         *lacking,
+        *_collapse(scores, say),
         Figure(
             panels,
             " ".join(say(f"damage.{part}") for part in caption),
@@ -119,16 +119,50 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
     ]
 
 
+_TAIL = 0.25  # of the damage, carried by the worst tenth of the passages
+
+
+def _collapse(scores: Scores, say: Phrases) -> list[Block]:
+    """Whether damage is everyone's or a few passages'; where that was measured."""
+    found = {
+        (name, tag): entry
+        for name in variants(scores)
+        for tag in scores["languages"]
+        if (entry := kl(scores, name, tag).get("collapse")) and entry.get("share") is not None
+    }
+    if not found:
+        return []
+    name, tag = max(found, key=lambda key: float(found[key]["share"]))
+    entry = found[name, tag]
+    values = {"variant": named(name), "language": say.name(tag), "worst": f"{entry['worst']:.0%}"}
+    key = "damage.tail" if entry["share"] >= _TAIL else "damage.no_tail"
+    words = [say(key, share=f"{entry['share']:.0%}", **values)]
+    over = {key: own for key, own in found.items() if own.get("over") and own.get("threshold") is not None}
+    if over:
+        name, tag = max(over, key=lambda key: float(over[key]["over"]))
+        own = over[name, tag]
+        values = {"variant": named(name), "language": say.name(tag), "threshold": f"{own['threshold']:.3g}"}
+        words.append(say("damage.over", share=f"{own['over']:.0%}", **values))
+    return [Paragraph(" ".join(words))]
+
+
 def _verdicts(scores: Scores, say: Phrases) -> list[Block]:
-    names = [name for name in scores["models"] if name != scores["reference"]]
     order = by_damage(scores)
+    found = {
+        name: {tag: model["languages"].get(tag, {}).get("nll_per_passage", {}) for tag in order}
+        for name, model in scores["models"].items()
+    }
+    names = [name for name, own in found.items() if any("verdict" in entry for entry in own.values())]
+    if not names:
+        return []
     rows = []
     for tag in order:
         cells = []
         for name in names:
-            entry = scores["models"][name]["languages"][tag]["nll_per_passage"]
-            cells.append(f"{said(entry['verdict'], say)} ({100 * entry['relative_change']:+.1f}%)")
-        rows.append([_language(tag, say), *cells])
+            entry = found[name][tag]
+            change = f" ({100 * entry['relative_change']:+.1f}%)" if "relative_change" in entry else ""
+            cells.append(f"{said(entry['verdict'], say)}{change}" if "verdict" in entry else "–")
+        rows.append([titled(tag, say), *cells])
     return [
         Heading(say("verdicts.title")),
         Paragraph(say("verdicts.about", margin=f"{100 * scores['margin']:g}%")),
@@ -136,10 +170,13 @@ def _verdicts(scores: Scores, say: Phrases) -> list[Block]:
     ]
 
 
+_LISTED = 10  # pairs; more of them stand in a table
+
+
 def _between(scores: Scores, say: Phrases) -> list[Block]:
     if not scores["comparisons"]:
         return []
-    pairs = []
+    pairs, cells = [], {}
     for pair in scores["comparisons"]:
         found: dict[str, list[str]] = {}
         for tag, entry in pair["languages"].items():
@@ -148,48 +185,20 @@ def _between(scores: Scores, say: Phrases) -> list[Block]:
             say("between.found", verdict=verdict, languages=", ".join(names))
             for verdict, names in found.items()
         )
-        first, second = plain(pair["first"]), plain(pair["second"])
+        first, second = named(pair["first"]), named(pair["second"])
         pairs.append(say("between.item", first=first, second=second, found=words))
-    return [Heading(say("between.title")), Paragraph(say("between.about")), Items(pairs)]
-
-
-def _size(scores: Scores, say: Phrases) -> list[Block]:
-    names, reference = variants(scores) if scores["text"] else [], scores["reference"]
-    whole = scores["models"][reference]["bytes"]
-    rows = []
-    for name, model in scores["models"].items():
-        found = say("size.reference") if name == reference else "–"
-        if "kl" in model["worst"]:
-            tag = model["worst"]["kl"]
-            found = f"{value(scores, name, tag)} ({say.name(tag)})"
-        # A model behind a server has no size that we know.
-        size = megabytes(model["bytes"]) if model["bytes"] else "–"
-        if model["about"].get("format") == "gguf":
-            size = say("size.unpacked", size=size)
-        share = f"{model['bytes'] / whole:.0%}" if whole and model["bytes"] else "–"
-        rows.append([plain(name), size, share, found])
-    header = [say("size.model"), say("size.weights"), say("size.share"), say("size.worst")]
-    drawing: list[Block] = []
-    if names:
-        drawing = [Figure([figures.size(scores, say)], say("size.caption"))]
-    return [Heading(say("size.title")), *drawing, Table(header, rows)]
-
-
-def _tokens(scores: Scores, say: Phrases) -> list[Block]:
-    reference = scores["models"][scores["reference"]]["languages"]
-    order = by_damage(scores)
-    rows = []
-    for tag in order:
-        entry = reference[tag]
-        parity = f"{entry['parity']['value']:.2f}" if "parity" in entry else ("1" if tag == "en" else "–")
-        nats, bits = entry["nll_per_passage"]["value"], entry["bits_per_byte"]["value"]
-        rows.append([_language(tag, say), parity, f"{nats:.0f}", f"{bits:.2f}"])
-    header = [say("damage.language"), say("tokens.against"), say("tokens.nats"), say("tokens.bits")]
-    return [
-        Heading(say("tokens.title")),
-        Paragraph(say("tokens.about")),
-        Table(header, rows, languages=order),
+        counts = "\n".join(f"{verdict}: {len(names)}" for verdict, names in found.items())
+        cells[pair["first"], pair["second"]] = counts
+    about = Paragraph(say("between.about"))
+    if len(pairs) <= _LISTED:
+        return [Heading(say("between.title")), about, Items(pairs)]
+    columns = list(dict.fromkeys(first for first, _ in cells))
+    rows = [
+        [plain(second), *(cells.get((first, second), "") for first in columns)]
+        for second in dict.fromkeys(second for _, second in cells)
     ]
+    header = [say("between.corner"), *map(plain, columns)]
+    return [Heading(say("between.title")), about, Table(header, rows, note=say("between.counts"))]
 
 
 def _grid(scores: Scores, say: Phrases) -> list[Block]:
@@ -210,7 +219,7 @@ def _grid(scores: Scores, say: Phrases) -> list[Block]:
         words = say(key, linears=linears, embedding=facts.get("embedding"))
     else:
         words = say("grid.none")
-    about = say("grid.about", reference=plain(name), source=code(model["source"]), grid=words)
+    about = say("grid.about", reference=named(name), source=code(model["source"]), grid=words)
     return [Heading(say("grid.title")), Paragraph(about)]
 
 
@@ -251,7 +260,7 @@ def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: 
     if continued:
         what = say("made.continued", steps=continued["steps"], text=code(continued["text"]), tokens=tokens)
     elif about.get("made_by") != "onggi quantize":
-        return say("made.model", name=plain(name), source=source)
+        return say("made.model", name=named(name), source=source)
     elif calibration:
         what = say(
             "made.calibrated",
@@ -265,7 +274,7 @@ def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: 
     else:
         method = _called("method", about["method"], say)
         what = say("made.quantised", scheme=about["scheme"], method=method)
-    return say("made.variant", name=plain(name), what=what + flattered, source=source)
+    return say("made.variant", name=named(name), what=what + flattered, source=source)
 
 
 def _called(kind: str, value: str, say: Phrases) -> str:
@@ -276,4 +285,4 @@ def _called(kind: str, value: str, say: Phrases) -> str:
 def title(evaluations: Sequence[Scores]) -> str:
     """The page's name in a list of windows: the models it is about."""
     names = dict.fromkeys(name for scores in evaluations for name in scores["models"])
-    return ", ".join(names)
+    return ", ".join(map(isolated, names))

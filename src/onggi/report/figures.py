@@ -1,6 +1,6 @@
 """The report's drawings, as SVG to stand inside a page.
 
-Six variants differ by the shape of their marks before they differ by colour, so that a print in grey and
+Eleven variants differ by the shape of their marks before they differ by colour, so that a print in grey and
 an eye that sees no red tell them apart; more of them need the tables. Text stays text
 (`svg.fonttype: none`), drawn by the reader's browser in the page's own font: paths of a font that
 lacks Hangul or Khmer would be empty boxes. A drawing is no wider than a phone can show at a legible size; wider pages put several
@@ -21,13 +21,16 @@ from rich.cells import cell_len, set_cell_size
 
 from .. import languages as tags
 from ..phrases import Phrases
-from .blocks import Mark, Panel
+from .blocks import Mark, Panel, isolated
 from .wording import Scores, by_damage, kl, uncalibrated, value, variants, worst
 
 # Colours that the common kinds of colour blindness keep apart (Okabe and Ito, 2008); their count and
 # the marks' share no divisor, so that dozens of variants differ in one or the other.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8a6d00", "#56b4e9", "#333333")
-_SHAPES = (("●", "o"), ("■", "s"), ("◆", "D"), ("▲", "^"), ("▼", "v"), ("★", "*"))
+_SHAPES = (
+    *(("●", "o"), ("■", "s"), ("◆", "D"), ("▲", "^"), ("▼", "v"), ("★", "*"), ("✚", "P")),
+    *(("◀", "<"), ("▶", ">"), ("⬟", "p"), ("⬢", "h")),
+)
 _INK, _FAINT = "#444444", "#dddddd"
 
 # In CSS pixels of the drawing at its full size.
@@ -144,7 +147,7 @@ def size(scores: Scores, say: Phrases) -> Panel:
                 (
                     x,
                     y,
-                    f"{_short(name)} · {say.name(worst(scores, name))} {value(scores, name, worst(scores, name))}",
+                    f"{isolated(_short(name))} · {say.name(worst(scores, name))} {value(scores, name, worst(scores, name))}",
                 )
             )
         _labels(plot, spots, largest * 1.06, highest * 1.06, height - 26 - bottom)

@@ -1,25 +1,32 @@
-"""What a report says of tasks and of answers to prompts: a table of models by language for each."""
+"""What a report says of tasks, of answers to prompts and of their grades: a table of models by language for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..phrases import Phrases
-from .blocks import Block, Heading, Paragraph, Table, plain
-from .wording import Scores, said
+from . import choice, wording
+from .blocks import Block, Heading, Paragraph, Table, isolated, named, plain
+from .wording import Scores, said, titled
 
 _RATES = ("line", "script", "word", "loop", "empty", "cut", "exact", "chrf")
 
 
+def lead(scores: Scores, say: Phrases) -> str:
+    """The finding of an evaluation, whatever was measured: of the text where one was scored, else of the tasks."""
+    if scores["text"]:
+        return wording.headline(scores, say)
+    return headline(scores, say) if scores.get("tasks") else say("tasks.headline_answers")
+
+
 def tasks(scores: Scores, say: Phrases) -> list[Block]:
-    """Every task's scores with verdicts; where no text was scored, the finding first."""
+    """Every task's scores with verdicts, and how many items flipped."""
     if not scores.get("tasks"):
         return []
     margin = f"{100 * scores['margin']:g}%"
-    blocks: list[Block] = [] if scores["text"] else [Paragraph(plain(headline(scores, say)), lead=True)]
-    about = say("tasks.about", reference=plain(scores["reference"]), margin=margin)
-    blocks += [Heading(say("tasks.title")), Paragraph(about)]
+    about = say("tasks.about", reference=named(scores["reference"]), margin=margin)
+    blocks: list[Block] = [Heading(say("tasks.title")), Paragraph(about)]
     for name, task in scores["tasks"].items():
         metric = f"{name}/{task['metric']}"
         header = [say("damage.language"), *map(plain, scores["models"])]
@@ -28,22 +35,50 @@ def tasks(scores: Scores, say: Phrases) -> list[Block]:
         header += [say("tasks.chance")] if chance else []
         rows = []
         for tag, entries in found.items():
-            cells = [_cell(entries.get(model), task["metric"], say) for model in scores["models"]]
+            cells = [cell(entries.get(model), task["metric"], say) for model in scores["models"]]
             # All models have the same items, and so the same floor.
             floor = next((entry["chance"] for entry in entries.values() if "chance" in entry), None)
             if chance:
-                cells.append("–" if floor is None else _number(floor, task["metric"]))
-            rows.append([plain(f"{say.name(tag)} ({tag})"), *cells])
-        what = say("tasks.what", about=plain(task["about"]), metric=task["metric"], shots=task["shots"])
+                cells.append("–" if floor is None else number(floor, task["metric"]))
+            rows.append([titled(tag, say), *cells])
+        note = [say("tasks.what", about=plain(task["about"]), metric=task["metric"], shots=task["shots"])]
+        if f"tasks.{task.get('form')}" in say:
+            note.append(say(f"tasks.{task['form']}"))
         seen = [e["detectable"] for own in found.values() for e in own.values() if e.get("detectable")]
-        note = what
         if seen:
-            note = f"{what} {say('tasks.detectable', points=f'{100 * max(seen):.1f}')}"
+            note.append(say("tasks.detectable", points=f"{100 * max(seen):.1f}"))
         blocks += [
             Paragraph(f"**{plain(name)}**"),
-            Table(header, rows, note=note, languages=list(found)),
+            Table(header, rows, note=" ".join(note), languages=list(found)),
         ]
-    return blocks
+    return [*blocks, *_flips(scores, say)]
+
+
+def _flips(scores: Scores, say: Phrases) -> list[Block]:
+    """Items of all tasks together that were lost and won, by language and model; where there are two tasks."""
+    keys = choice.tasks(scores).values()
+    names = [name for name in scores["models"] if name != scores["reference"]]
+    rows, tags = [], []
+    for tag in choice.languages(scores):
+        found = [
+            [entry for key in keys if "right_to_wrong" in (entry := own.get(key, {}))]
+            for own in (scores["models"][name]["languages"].get(tag, {}) for name in names)
+        ]
+        if any(found):
+            tags.append(tag)
+            rows.append([titled(tag, say), *map(_flipped, found)])
+    if len(keys) < 2 or not rows:
+        return []
+    header = [say("damage.language"), *map(plain, names)]
+    about = Paragraph(say("flips.about", reference=named(scores["reference"])))
+    return [Heading(say("flips.title")), about, Table(header, rows, languages=tags)]
+
+
+def _flipped(entries: Sequence[Mapping[str, Any]]) -> str:
+    if not entries:
+        return "–"
+    lost, won, asked = (sum(e[key] for e in entries) for key in ("right_to_wrong", "wrong_to_right", "n"))
+    return f"{(lost + won) / asked:.1%} (−{lost} +{won} / {asked})"
 
 
 def headline(scores: Scores, say: Phrases) -> str:
@@ -60,17 +95,17 @@ def headline(scores: Scores, say: Phrases) -> str:
                     losses.append((-relative, model, tag, name, metric, entry))
     reference = scores["reference"]
     if not losses:
-        return say("tasks.headline_none", reference=reference)
+        return say("tasks.headline_none", reference=isolated(reference))
     _, model, tag, name, metric, entry = min(losses, key=lambda loss: loss[0])
     base = scores["models"][reference]["languages"][tag][metric]
     return say(
         "tasks.headline",
-        variant=model,
+        variant=isolated(model),
         language=say.name(tag),
         task=name,
-        value=_number(entry["value"], scores["tasks"][name]["metric"]),
-        base=_number(base["value"], scores["tasks"][name]["metric"]),
-        reference=reference,
+        value=number(entry["value"], scores["tasks"][name]["metric"]),
+        base=number(base["value"], scores["tasks"][name]["metric"]),
+        reference=isolated(reference),
     )
 
 
@@ -83,62 +118,75 @@ def _entries(scores: Scores, tag: str, metric: str) -> dict[str, Mapping[str, An
     }
 
 
-def _number(value: float, metric: str) -> str:
+def number(value: float, metric: str) -> str:
     """Shares as percents, any other number (chrF, perplexity) as it is."""
-    return f"{value:.1%}" if _is_share(metric) else f"{value:.4g}"
+    return f"{value:.1%}" if is_share(metric) else f"{value:.4g}"
 
 
-def _is_share(metric: str) -> bool:
+def is_share(metric: str) -> bool:
+    """True for a metric that is a share of the items."""
     return metric.startswith(("acc", "exact"))
 
 
-def _cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases) -> str:
-    """`62.0% [52.1%, 71.0%] worse (−12 +3)`."""
+def cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases, between: str = " ") -> str:
+    """`62.0% [52.1%, 71.0%] worse (−12 +3)`, or a line each."""
     if entry is None:
         return "–"
-    words = _number(entry["value"], metric)
+    words = number(entry["value"], metric)
     if entry["low"] is not None:
-        words += f" [{_number(entry['low'], metric)}, {_number(entry['high'], metric)}]"
+        words += f" [{number(entry['low'], metric)}, {number(entry['high'], metric)}]"
+    parts = [words]
     if "verdict" in entry:
-        words += f" {said(entry['verdict'], say)}"
+        parts.append(said(entry["verdict"], say))
     if "right_to_wrong" in entry:
-        words += f" (−{entry['right_to_wrong']} +{entry['wrong_to_right']})"
-    return words
+        parts.append(f"(−{entry['right_to_wrong']} +{entry['wrong_to_right']})")
+    return between.join(parts)
 
 
 def answers(scores: Scores, say: Phrases) -> list[Block]:
     """How the answers to prompts fared, by language and model."""
     if not scores.get("prompts"):
         return []
-    found = {
-        (tag, model): {
-            key.removeprefix("prompts/"): entry
-            for key, entry in about["languages"].get(tag, {}).items()
-            if key.startswith("prompts/")
-        }
-        for tag in scores["prompts"]["languages"]
-        for model, about in scores["models"].items()
-    }
-    rates = [rate for rate in _RATES if any(rate in entries for entries in found.values())]
-    rows = []
-    for (tag, model), entries in found.items():
-        total, failed = entries["failed"]["n"], entries["failed"]["value"]
-        count = f"{total}" + (f" ({say('answers.failed')}: {failed})" if failed else "")
-        cells = [_rate(rate, entries.get(rate)) for rate in rates]
-        rows.append([plain(f"{say.name(tag)} ({tag})"), plain(model), count, *cells])
+    rows, tags = [], []
+    rates = rates_of(scores)
+    for tag in scores["prompts"]["languages"]:
+        for model in scores["models"]:
+            if cells := answered(scores, model, tag, rates, say):
+                rows.append([titled(tag, say), plain(model), *cells])
+                tags.append(tag)
     names = [say("damage.language"), say("answers.model"), say("answers.n")]
-    alone = not scores["text"] and not scores.get("tasks")
-    lead = [Paragraph(say("tasks.headline_answers"), lead=True)] if alone else []
+    header = [*names, *(rate_name(rate, say) for rate in rates)]
     return [
-        *lead,
         Heading(say("answers.title")),
         Paragraph(say("answers.about")),
-        Table(
-            [*names, *("chrF" if rate == "chrf" else say(f"answers.{rate}") for rate in rates)],
-            rows,
-            languages=[tag for tag, _ in found],
-        ),
+        Table(header, rows, languages=tags),
     ]
+
+
+def rates_of(scores: Scores) -> list[str]:
+    """The rates that some answers have."""
+    found = {
+        key
+        for model in scores["models"].values()
+        for entries in model["languages"].values()
+        for key in entries
+    }
+    return [rate for rate in _RATES if f"prompts/{rate}" in found]
+
+
+def rate_name(rate: str, say: Phrases) -> str:
+    """What a column of a rate is called."""
+    return "chrF" if rate == "chrf" else say(f"answers.{rate}")
+
+
+def answered(scores: Scores, model: str, tag: str, rates: Sequence[str], say: Phrases) -> list[str]:
+    """Cells of one model's answers in a language: how many, and each rate; none where it gave none."""
+    entries = scores["models"][model]["languages"].get(tag, {})
+    if "prompts/failed" not in entries:
+        return []
+    total, failed = entries["prompts/failed"]["n"], entries["prompts/failed"]["value"]
+    count = f"{total}" + (f" ({say('answers.failed')}: {failed})" if failed else "")
+    return [count, *(_rate(rate, entries.get(f"prompts/{rate}")) for rate in rates)]
 
 
 def _rate(rate: str, entry: Mapping[str, Any] | None) -> str:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 
 from ..phrases import Phrases
-from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table
+from .blocks import Block, Code, Figure, Heading, Items, Pages, Paragraph, Sample, Table
 
 
 def page(sections: Sequence[Sequence[Block]], say: Phrases) -> str:
@@ -30,8 +30,17 @@ def _block(block: Block) -> str:
         case Items():
             return "\n".join(f"- {item}" for item in block.items)
         case Code():
-            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", block.text)), default=0))
-            return f"{fence}\n{block.text}\n{fence}"
+            return _fenced(block.text)
+        case Sample():
+            # Of a long answer only its beginning: Markdown folds nothing away.
+            answers = [
+                f"{answer.model}{f' ({answer.note})' if answer.note else ''}\n\n"
+                + _fenced(answer.text + ("…" if answer.rest else ""))
+                for answer in block.answers
+            ]
+            return "\n\n".join([f"**{block.title}**", _fenced(block.prompt), *answers])
+        case Pages():
+            return "\n\n".join(f"### {page.title}\n\n{section(page.blocks)}" for page in block.pages)
         case Table():
             rows = [block.header, ["---"] * len(block.header), *block.rows, *block.summary]
             table = "\n".join(map(_row, rows))
@@ -40,6 +49,12 @@ def _block(block: Block) -> str:
             raise TypeError(block)
 
 
+def _fenced(text: str) -> str:
+    """Text that nothing in it can end."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}\n{text}\n{fence}"
+
+
 def _row(cells: Sequence[str]) -> str:
     """A row of a table; a name may hold what would end a cell."""
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(cell.replace("|", r"\|").replace("\n", "<br>") for cell in cells) + " |"

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from .. import languages as tags
 from ..phrases import Phrases
-from . import items
+from . import compare, grades, items
 from .blocks import Block, Paragraph
 from .blocks import Table as Rows
 from .wording import Scores, by_damage, cell, headline, value, variants, worst
@@ -21,8 +21,11 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
     which are markup to rich.
     """
     if not scores["text"]:
-        for block in [*items.tasks(scores, say), *items.answers(scores, say)]:
-            _show(console, block)
+        console.print(items.lead(scores, say), markup=False, soft_wrap=True)
+        for part in (items.tasks, items.answers, grades.judge):
+            for block in part(scores, say):
+                _show(console, block)
+        _ship(console, scores, say)
         return
     names = variants(scores)
     table = Table(
@@ -46,10 +49,16 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
     if names:
         console.print(table)
     console.print(f"\n{headline(scores, say)}", markup=False, soft_wrap=True)
+    _ship(console, scores, say)
+
+
+def _ship(console: Console, scores: Scores, say: Phrases) -> None:
+    if len(scores["models"]) > 1:
+        console.print(f"\n{compare.summary(scores, say)}", markup=False, soft_wrap=True)
 
 
 def _show(console: Console, block: Block) -> None:
-    """A table or the finding of a report on a terminal."""
+    """A table of a report, or a heading above one, on a terminal."""
     if isinstance(block, Rows):
         table = Table()
         for cell in block.header:
@@ -57,7 +66,7 @@ def _show(console: Console, block: Block) -> None:
         for row in block.rows:
             table.add_row(*(Text(_bare(cell)) for cell in row))
         console.print(table)
-    elif isinstance(block, Paragraph) and (block.lead or block.text.startswith("**")):
+    elif isinstance(block, Paragraph) and block.text.startswith("**"):
         console.print(f"\n{_bare(block.text)}", markup=False, soft_wrap=True)
 
 

@@ -8,16 +8,22 @@ from typing import Any
 
 from .. import languages as tags
 from ..phrases import Phrases
+from .blocks import isolated, plain
 
 Scores = Mapping[str, Any]
 
 
+def titled(tag: str, say: Phrases) -> str:
+    """`Khmer (km)`, as inline Markdown."""
+    return plain(f"{say.name(tag)} ({tag})")
+
+
 def variants(scores: Scores) -> list[str]:
-    """Names of the models that have a divergence from the reference in every language, in order."""
+    """Names of the models that have a divergence from the reference in every language of the text, in order."""
     return [
         name
         for name, model in scores["models"].items()
-        if all("kl" in entry for entry in model["languages"].values())
+        if scores["languages"] and all("kl" in model["languages"].get(tag, {}) for tag in scores["languages"])
     ]
 
 
@@ -42,11 +48,11 @@ def headline(scores: Scores, say: Phrases) -> str:
     """
     names = variants(scores)
     if set(scores["models"]) == {scores["reference"]}:
-        return say("headline.reference", reference=scores["reference"])
+        return say("headline.reference", reference=isolated(scores["reference"]))
     if not names:
         return say("headline.none")
     if all(kl(scores, name, worst(scores, name))["value"] <= 1e-9 for name in names):
-        return say("headline.zero", reference=scores["reference"])
+        return say("headline.zero", reference=isolated(scores["reference"]))
     informed = [name for name in names if calibrated(scores, name)]
     pool = informed if len(informed) > 1 else names
     bad = max(pool, key=lambda name: kl(scores, name, worst(scores, name))["value"])
@@ -55,21 +61,22 @@ def headline(scores: Scores, say: Phrases) -> str:
     spoken = say.name(language)
     drift = _drift(scores, bad, language, say)
     key = "headline.alone" if len(scores["languages"]) > 1 else "headline.single"
-    first = say(key, language=spoken, variant=bad, drift=drift)
+    first = say(key, language=spoken, variant=isolated(bad), drift=drift)
     if good == bad:
         return first
     verdict = _verdict_between(scores, bad, good, language)
     if verdict is None:
         return first
+    names_of = {"bad": isolated(bad), "good": isolated(good)}
     if verdict != "better":
         found = said(verdict, say)
-        return f"{first} {say('headline.between', bad=bad, good=good, verdict=found, language=spoken)}"
+        return f"{first} {say('headline.between', verdict=found, language=spoken, **names_of)}"
     drift, last = _drift(scores, good, language, say), worst(scores, good)
     if last == language:
-        return f"{first} {say('headline.mend', good=good, drift=drift)}"
+        return f"{first} {say('headline.mend', good=isolated(good), drift=drift)}"
     elsewhere = say(
         "headline.mend_elsewhere",
-        good=good,
+        good=isolated(good),
         drift=drift,
         last=say.name(last),
         value=value(scores, good, last),

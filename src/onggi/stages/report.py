@@ -12,15 +12,16 @@ from ..ledger import Artifact
 from ..phrases import Phrases
 from .base import Plan, Stage, command, options
 
-_REVISION = 2
+_REVISION = 3
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """Write what evaluations found as DIR/report.html and DIR/report.md, and show it as a table.
 
-    The HTML is one file to pass on: nothing in it is fetched, and it prints. The finding in a sentence,
-    damage by language and variant with intervals, size against the worst language, verdicts, the
+    The HTML is one file to pass on: nothing in it is fetched, and it prints. The finding in a sentence; all
+    models in all languages, and which of them to ship in each; damage, verdicts, tasks, flips, grades, sizes,
+    tokens and costs, each with its interval; a page for each language with answers side by side; the
     reference's own grid, how it was made and the commands that make it again.
     """
 
@@ -61,7 +62,7 @@ def report(config: ReportConfig, out: Path) -> Artifact:
     >>> sorted(made.record["outputs"])
     ['report.html', 'report.md']
     """
-    from ..report import content, html, markdown
+    from ..report import content, html, markdown, pages
 
     evaluations = [_evaluation(folder) for folder in config.inputs]
     job = ledger.begin(out, "report", options(config), inputs(config), _REVISION)
@@ -71,17 +72,19 @@ def report(config: ReportConfig, out: Path) -> Artifact:
     with job:
         found = [ledger.read_json(evaluation.path / "scores.json") for evaluation in evaluations]
         sections = [
-            content.section(scores, evaluation.record, again, say)
+            content.section(
+                scores, evaluation.record, again, say, pages.first_answers(evaluation.path / "answers.jsonl")
+            )
             for scores, evaluation in zip(found, evaluations, strict=True)
         ]
-        pages = {
+        written = {
             "report.html": html.page(sections, content.title(found), say),
             "report.md": markdown.page(sections, say),
         }
-        for name, page in pages.items():
+        for name, page in written.items():
             (job.work / name).write_text(page, encoding="utf-8")
         return job.finish(
-            list(pages), command=again, evaluations=[str(evaluation.path) for evaluation in evaluations]
+            list(written), command=again, evaluations=[str(evaluation.path) for evaluation in evaluations]
         )
 
 
