@@ -28,7 +28,7 @@ KINDS = {
     str: "text",
     int: "whole number",
     float: "number",
-    bool: "true or false",
+    bool: "switch",
     Languages: "languages",
     Names: "names",
     Path: "path",
@@ -101,6 +101,8 @@ def rows(verb: str) -> Iterator[tuple[str, str, str, str]]:
 def _default(value: Any) -> str:
     if value is MISSING:
         return "required"
+    if value is False:
+        return "off"
     if value is None or value == "":
         return "none"
     return f"`{','.join(value) if isinstance(value, list | tuple) else value}`"

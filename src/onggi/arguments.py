@@ -49,9 +49,12 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 
 def parser(stage: Stage) -> jsonargparse.ArgumentParser:
-    """The parser of `onggi VERB`, without `--out`."""
-    positional = {name: {"nargs": nargs} if nargs else {} for name, nargs in stage.positional.items()}
-    return verb_parser(stage.verb, stage.config, positional)
+    """The parser of `onggi VERB`, without `--out`. What is off by default is a switch."""
+    plain: dict[str, dict[str, Any]] = {
+        name: {"nargs": nargs} if nargs else {} for name, nargs in stage.positional.items()
+    }
+    plain |= {f"--{f.name}": {"action": "store_true"} for f in fields(stage.config) if f.default is False}
+    return verb_parser(stage.verb, stage.config, plain)
 
 
 def verb_parser(

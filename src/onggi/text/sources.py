@@ -118,9 +118,13 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
         return Text(source, table, True, debian.LICENCES[name])
     path = Path(source)
     if path.is_dir():
+        made = ledger.artifact(path)
+        if made and (parts := shards(made)):
+            table = pa.concat_tables([_read(part).select(["text", "lang"]) for part in parts])
+            ids = pa.array([str(number) for number in range(1, len(table) + 1)])
+            return Text(made.record["text"], table.add_column(0, "_id", ids), False, made.record["licence"])
         if not (path / TABLE).is_file():
             raise OnggiError(f"{source}: is a folder without a {TABLE}; `onggi text` makes one.")
-        made = ledger.artifact(path)
         if made is None or made.record["verb"] != "text":
             return _parquet(path / TABLE, path.name, None)
         # `onggi text` has checked every row. The folder has no name of its own: its source's is it.
@@ -136,6 +140,15 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
     if path.suffix in (".jsonl", ".json", ".ndjson"):
         return _table(path.name, _jsonl(path, source), None)
     raise OnggiError(f"{source}: is neither .jsonl nor .parquet.")
+
+
+def shards(made: ledger.Artifact) -> list[Path]:
+    """The files of rows (text, lang, licence, source) that `onggi text --rows` made, in order; none where
+    `made` is something else.
+    """
+    if made.record["verb"] != "text":
+        return []
+    return [made.path / name for name in sorted(made.record["outputs"]) if name.startswith("rows-")]
 
 
 def fingerprint(source: str, languages: Sequence[str] | None) -> str:
