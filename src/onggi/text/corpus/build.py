@@ -397,7 +397,7 @@ def _limits(work: Work, read: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for lang in (tag for tag in work.languages if tag in parts):
         whole = pa.concat_tables(parts[lang])
         values[lang] = {name: whole[name].to_numpy() for name in measures.NAMES}
-    limits = measures.limits(values, work.config)
+    limits = measures.limits(values, work.config, _plan(work).scales)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     documents: Counter[str] = Counter()
     for noted in read:

@@ -108,7 +108,7 @@ _NO_CHECK_SINCE = date(2020, 10, 1)
 
 
 def _digits(text: str) -> list[int]:
-    return [int(unicodedata.digit(char)) for char in text if char.isdecimal()]
+    return [int(char) for char in text if char.isdecimal()]
 
 
 def _is_phone(text: str) -> bool:
@@ -143,26 +143,20 @@ _KINDS: dict[str, tuple[regex.Pattern[str], Callable[[str], bool], str]] = {
     "card": (_CARD, _is_card, "<CARD>"),
     "phone": (_PHONE, _is_phone, "<PHONE>"),
 }
+_OTHER_DIGIT = regex.compile(r"[\p{Nd}--[0-9]]", regex.V1)
 _NUMBER = regex.compile(r"\d[\d ().–-]{6,}\d")
 
 
 def masked(text: str, kinds: tuple[str, ...], counts: Counter[str]) -> str:
     """`text` with a mark in place of personal data of these `kinds` (config.MASKS); adds to `counts` by kind."""
-    at, number = "@" in text, _NUMBER.search(text)
+    # What is looked at has every digit as ASCII has it, ٠١٠ as 010, and each character in its place.
+    plain = _OTHER_DIGIT.sub(lambda found: str(unicodedata.digit(found[0])), text)
+    at, number = "@" in text, _NUMBER.search(plain)
     for kind, (pattern, is_one, mark) in _KINDS.items():
         if kind not in kinds or not (at if kind == "email" else number):
             continue
-
-        def put(
-            found: regex.Match[str],
-            kind: str = kind,
-            is_one: Callable[[str], bool] = is_one,
-            mark: str = mark,
-        ) -> str:
-            if not is_one(found[0]):
-                return found[0]
+        for found in reversed([found for found in pattern.finditer(plain) if is_one(found[0])]):
+            start, end = found.span()
+            text, plain = (f"{whole[:start]}{mark}{whole[end:]}" for whole in (text, plain))
             counts[kind] += 1
-            return mark
-
-        text = pattern.sub(put, text)
     return text

@@ -37,18 +37,19 @@ class Cleaning:
     numbers, by date and check digit), card (by check digit); [] for none."""
     length: float = 20
     """Letters that a row needs, counted in English; another language's by what it takes for the same content."""
-    language: Pair = (0.5, 0.9)
+    language: Pair = (0.1, 0.5)
     """Lower limit of the identified language's probability (where a script is one language's: of the share
     of letters in it); a row in another language has 0."""
     letters: Pair = (0.4, 0.6)
-    """Lower limit of the share of letters among the characters that are not spaces."""
+    """Lower limit of the share of letters among the characters that are not spaces, in English; another
+    language's by the letters it takes for the same content. So too `symbols` and `digits`."""
     symbols: Pair = (0.15, 0.4)
     """Upper limit of the share of punctuation and symbols."""
     digits: Pair = (0.2, 0.5)
     """Upper limit of the share of digits."""
     broken: Pair = (0.001, 0.001)
     """Upper limit of the share of U+FFFD, which stands for text that was lost."""
-    word_length: Pair = (10.0, 20.0)
+    word_length: Pair = (15.0, 30.0)
     """Upper limit of the letters to a word; not measured where words are not set apart."""
     bullets: Pair = (0.9, 0.95)
     """Upper limit of the share of lines that begin with a bullet, in texts of four lines and more."""
@@ -61,7 +62,8 @@ class Cleaning:
     repetition: Pair = (1.0, 2.0)
     """Limits of repeated n-grams in multiples of Gopher's (2112.11446, table A1): the most frequent 2-, 3-,
     4-gram 0.2, 0.18, 0.16 of the letters; any said twice of 5 to 10 words 0.15 to 0.1. Where words are not
-    set apart an n-gram is the characters that take the place of n English words."""
+    set apart an n-gram is the characters that take the place of n English words. In a text of less than 50
+    words, Gopher's least, a share counts in proportion."""
     few: int = 100
     """A language with fewer rows than this takes its limits from all rows in its script."""
     overrides: Mapping[str, Mapping[str, float]] = field(default_factory=dict)

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -145,13 +146,13 @@ def grouped(language: Mapping[str, Any]) -> dict[str, int]:
     dropped = {reason: one["rows"] for reason, one in language["dropped"].items()}
     groups = {
         "short": ("empty", "boilerplate", "length"),
-        "language": ("language",),
-        "symbols": ("letters", "symbols", "digits", "broken", "word_length", "bullets", "ellipses"),
-        "repetition": tuple(
+        "lang": ("language",),
+        "marks": ("letters", "symbols", "digits", "broken", "word_length", "bullets", "ellipses"),
+        "again": tuple(
             n for n in NAMES if n.startswith(("top_", "repeated_")) or n in ("lines", "paragraphs")
         ),
-        "evaluation": ("contaminated",),
-        "duplicate": ("exact",),
+        "exam": ("contaminated",),
+        "same": ("exact",),
         "near": ("near",),
     }
     return {name: sum(dropped.get(reason, 0) for reason in reasons) for name, reasons in groups.items()}
@@ -168,10 +169,10 @@ def _mixed(language: Mapping[str, Any]) -> tuple[str, str]:
 
 def table(found: Mapping[str, Any]) -> Table:
     """A row a language: rows in, dropped by each kind of filter, out, share of the mix and epochs."""
-    made = Table()
-    heads = ["language", "in", *grouped(next(iter(found["languages"].values()))), "out", "share", "epochs"]
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    heads = ["", "in", *grouped(next(iter(found["languages"].values()))), "out", "share", "epochs"]
     for head in heads:
-        made.add_column(head, justify="left" if head == "language" else "right", no_wrap=True)
+        made.add_column(head, justify="left" if not head else "right", no_wrap=True)
     for tag, one in found["languages"].items():
         counts = [f"{count:,}" if count else "·" for count in grouped(one).values()]
         made.add_row(tag, f"{one['in']['rows']:,}", *counts, f"{one['out']['rows']:,}", *_mixed(one))
@@ -188,7 +189,11 @@ def show(found: Mapping[str, Any]) -> None:
 
 def notes(found: Mapping[str, Any]) -> list[str]:
     """What must be said aloud: bad input, languages that repeat or are missing, evaluation text."""
-    said = []
+    said = [
+        "Dropped as: too short (short), in another language (lang), too many symbols, digits or bullets or too few "
+        "letters (marks), saying the same again and again (again), in an evaluation set (exam), the same as "
+        "(same) or nearly (near) an earlier row."
+    ]
     bad = sum(source["bad"] for source in found["sources"].values())
     if bad:
         said.append(f"{bad:,} records were bad input and left out; bad.jsonl names each.")

@@ -15,7 +15,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import regex
@@ -33,6 +32,7 @@ NAMES = ("length", *(name for name in LIMITS if name != "repetition"), *GOPHER)
 _BULLET = regex.compile(r"^\s*(?:[•●‣▪◦·∙※○■□▶-]|\*|\d{1,3}[.)])\s", regex.M)
 _ELLIPSIS = regex.compile(r"(?:\.{3}|…|⋯)\s*$", regex.M)
 _PARAGRAPH = regex.compile(r"\n\s*\n")
+_WHOLE = 50  # English words of a text in which repetition counts in full
 _LINES = 4  # a text of fewer says nothing by how its lines begin and end
 _SAMPLE = 1500  # characters, from each end, of which a long text's language is told
 _LETTER, _DIGIT, _SPACE, _LOST, _SYMBOL = range(5)
@@ -96,12 +96,13 @@ def measure(text: str, lang: str, sure: float, scale: Scale) -> dict[str, float]
         found["lines"] = _again(lines)
         found["paragraphs"] = _again([part.strip() for part in _PARAGRAPH.split(text)])
     width = functools.partial(window, words=words, scale=scale)
+    weight = min(1.0, grams.letters / (_WHOLE * word() * scale.letters))
     for n in (2, 3, 4):
-        found[f"top_{n}"] = grams.top(width(n))
+        found[f"top_{n}"] = weight * grams.top(width(n))
         if not found[f"top_{n}"]:  # a longer one stands no more often
             break
     for n in range(5, 11):
-        found[f"repeated_{n}"] = grams.repeated(width(n))
+        found[f"repeated_{n}"] = weight * grams.repeated(width(n))
         if not found[f"repeated_{n}"]:
             break
     return found
@@ -122,8 +123,9 @@ def _again(parts: list[str]) -> float:
 
 @dataclass(frozen=True)
 class Limit:
-    """value: of a measure. chosen: how it came about (fence, from, to, fixed). rows: that the fence is of;
-    of: the language, or the script where it has too few rows.
+    """value: of a measure. chosen: how it came about: the fence, an end of the pair (from, to), a pair of one
+    value (fixed), or the override. rows: that the fence is of. of: their language, or the script where it has
+    too few.
     """
 
     value: float
@@ -131,20 +133,31 @@ class Limit:
     rows: int
     of: str
 
-    def record(self) -> dict[str, Any]:
-        """As the artifact has it."""
-        return {"value": round(self.value, 5), "chosen": self.chosen, "rows": self.rows, "of": self.of}
 
+def pairs(config: Cleaning, scale: Scale) -> dict[str, tuple[float, float]]:
+    """Measure → the pair that its limit is held within, in a language of this scale.
 
-def pairs(config: Cleaning) -> dict[str, tuple[float, float]]:
-    """Measure → the pair that its limit is held within."""
+    The configuration's shares of letters, symbols and digits are of English text. A language that says the
+    same in half the letters has the same commas and figures: the odds of a symbol are twice as high.
+    """
     low, high = config.repetition
     grams = {name: (share * low, min(1.0, share * high)) for name, share in GOPHER.items()}
     own = {name: getattr(config, name) for name in LIMITS if name != "repetition"}
+    own |= {name: tuple(_scaled(share, scale) for share in own[name]) for name in ("symbols", "digits")}
+    own["letters"] = tuple(1 - _scaled(1 - share, scale) for share in config.letters)
     return {"length": (config.length, config.length), **own, **grams}
 
 
-def limits(values: Mapping[str, Mapping[str, np.ndarray]], config: Cleaning) -> dict[str, dict[str, Limit]]:
+def _scaled(share: float, scale: Scale) -> float:
+    if share >= 1:
+        return 1.0
+    odds = share / (1 - share) / scale.letters
+    return odds / (1 + odds)
+
+
+def limits(
+    values: Mapping[str, Mapping[str, np.ndarray]], config: Cleaning, scales: Mapping[str, Scale]
+) -> dict[str, dict[str, Limit]]:
     """Language → measure → its limit. values: language → measure → of each of its rows."""
     found: dict[str, dict[str, Limit]] = {}
     for language, own in values.items():
@@ -156,10 +169,10 @@ def limits(values: Mapping[str, Mapping[str, np.ndarray]], config: Cleaning) -> 
             used = {name: np.concatenate([values[other][name] for other in kin]) for name in NAMES}
         fixed = config.overrides.get(language, {})
         found[language] = {
-            name: Limit(fixed[name], "fixed", 0, language)
+            name: Limit(fixed[name], "override", 0, language)
             if name in fixed
             else _limit(used[name], *pair, name in LOWER, of)
-            for name, pair in pairs(config).items()
+            for name, pair in pairs(config, scales[language]).items()
         }
     return found
 
@@ -168,7 +181,7 @@ def _limit(values: np.ndarray, low: float, high: float, lower: bool, of: str) ->
     rows = len(values)
     if low == high:
         return Limit(low, "fixed", rows, of)
-    first, third = np.quantile(values, [0.25, 0.75]) if rows else (high, high)
+    first, third = np.quantile(values, [0.25, 0.75])
     spread = 3 * (third - first)
     fence = float(first - spread if lower else third + spread)
     chosen = "from" if fence <= low else "to" if fence >= high else "fence"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,15 +25,6 @@ class Portion:
     share: float
     epochs: float
     short: bool
-
-    def record(self) -> dict[str, Any]:
-        """As the artifact has it."""
-        return {
-            "content": round(self.content),
-            "share": round(self.share, 5),
-            "epochs": round(self.epochs, 4),
-            "short": self.short,
-        }
 
 
 def portions(sizes: Mapping[str, int], scales: Mapping[str, Scale], config: Cleaning) -> dict[str, Portion]:
