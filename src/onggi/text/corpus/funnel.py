@@ -36,7 +36,7 @@ _WORDS = {
 
 
 def funnel(facts: Mapping[str, Any], languages: Sequence[str]) -> dict[str, Any]:
-    """The funnel from what the jobs noted (build.Built.facts).
+    """The funnel from what the jobs noted (jobs.Built.facts).
 
     For each language: rows and bytes in, dropped by reason, kept (bytes before and after cleaning) and out;
     in = dropped + kept, and out = kept - left out + repeated, which is checked.

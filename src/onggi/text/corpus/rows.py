@@ -340,7 +340,8 @@ def _read_jsonl(
                     while (more := file.readline(_BLOCK)) and not more.endswith(b"\n"):
                         size += len(more)
                     size += len(more)
-                    yield [Bad(place, f"is longer than {longest:,} bytes ({size:,})")]
+                    length = size - more.endswith(b"\n")
+                    yield [Bad(place, f"is longer than {longest:,} bytes ({length:,})")]
                 elif line.strip():
                     yield _record(_parsed(line, number == 1), piece, languages, field, longest, place)
                 left = None if left is None else left - size
