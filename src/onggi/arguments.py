@@ -69,7 +69,7 @@ def verb_parser(
         exit_on_error=False,
         formatter_class=HelpFormatter,
     )
-    said = _docs(config)
+    said = said_of(config)
     for name, settings in plain.items():
         made.add_argument(name, help=said[name.lstrip("-")], **settings)
     made.add_class_arguments(config, skip={name.lstrip("-") for name in plain}, as_group=False)
@@ -79,10 +79,11 @@ def verb_parser(
 @functools.cache
 def docs(stage: Stage) -> dict[str, str]:
     """Option → its docstring, of a stage's config."""
-    return _docs(stage.config)
+    return said_of(stage.config)
 
 
-def _docs(config: type[Any]) -> dict[str, str]:
+def said_of(config: type[Any]) -> dict[str, str]:
+    """Field → its docstring, of a dataclass."""
     from docstring_parser import parse_from_object
 
     parsed = parse_from_object(config)

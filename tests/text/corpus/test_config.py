@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onggi.arguments import _docs
+from onggi.arguments import said_of
 from onggi.errors import OnggiError
 from onggi.text.corpus.config import Cleaning, load
 
@@ -15,7 +15,7 @@ LANGUAGES = ("ko", "no", "km", "ar")
 
 
 def test_every_key_is_documented() -> None:
-    assert all(_docs(Cleaning)[field.name] for field in fields(Cleaning))
+    assert all(said_of(Cleaning)[field.name] for field in fields(Cleaning))
 
 
 def test_values(tmp_path: Path) -> None:
