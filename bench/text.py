@@ -75,6 +75,7 @@ def theirs(folder: Path, language: str, out: Path) -> int:
     from datatrove.utils.hashing import HashConfig
     from datatrove.utils.logging import logger
     from datatrove.utils.word_tokenizers import WordTokenizer
+
     from onggi.text.corpus import measures
 
     class Spaces(WordTokenizer):

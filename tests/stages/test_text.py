@@ -84,6 +84,9 @@ def dirty(tmp_path: Path) -> list[str]:
     (folder / "2.txt").write_text(
         "Please write to jane@example.org about the missing parcel, not to me.", "utf-8"
     )
+    (folder / "3.txt").write_text(
+        "Bitte schreiben Sie uns wegen des fehlenden Pakets noch einmal an.", "utf-8"
+    )
     table = tmp_path / "more.parquet"
     more = list(text.load("starter").passages("ko").values())
     pq.write_table(pa.table({"text": more, "language": ["kor_Hang"] * len(more)}), table, row_group_size=3)
@@ -113,10 +116,10 @@ def test_from_sources_to_rows(dirty: list[str], tmp_path: Path) -> None:
         assert set(KEPT[tag][:3]) <= kept
     assert facts["languages"]["ko"]["dropped"]["language"]["rows"] == 1
     assert facts["languages"]["ar"]["dropped"]["language"]["rows"] == 1
-    assert facts["other_languages"] == {"de": 1}
+    assert facts["other_languages"] == {"de": 2}
     assert {name: source["records"] for name, source in facts["sources"].items()} == {
         dirty[0]: 4 * 26 + 3,
-        dirty[1]: 2,
+        dirty[1]: 3,
         dirty[2]: 14,
     }
     assert facts["languages"]["ko"]["masked"] == {"email": 1, "phone": 1}

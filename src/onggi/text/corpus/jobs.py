@@ -51,6 +51,7 @@ _BATCH = 512
 _SAMPLES = 5
 _SHOWN = 240  # characters of a sample
 _LINES = 3  # a document of fewer has no boilerplate
+_MEASURED = 2_000_000  # rows that limits are taken from, about
 _LEAST, _MOST_LINES, _LINE = 10, 5000, 300  # boilerplate: documents; lines kept of a piece; characters
 _ROWS = pa.schema([(name, pa.string()) for name in ("text", "lang", "licence", "source")])
 _READ = pa.schema(
@@ -388,11 +389,13 @@ def _cleaned(text: str, config: Cleaning, marks: Counter[str]) -> str:
 def _limits(work: Work, read: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The limits of each language, and the lines that are boilerplate in it."""
     parts: dict[str, list[pa.Table]] = defaultdict(list)
+    stride = 1 + sum(rows for noted in read for rows, _ in noted["in"].values()) // _MEASURED
     for number in range(len(read)):
         table = pq.read_table(work.path("read", number, ".parquet"), columns=["lang", *measures.NAMES])
         langs = np.array(table["lang"].to_pylist(), dtype=object)
         for lang in dict.fromkeys(langs):
-            parts[lang].append(table.filter(pa.array(langs == lang)).drop_columns(["lang"]))
+            own = np.flatnonzero(langs == lang)[::stride]
+            parts[lang].append(table.take(pa.array(own)).drop_columns(["lang"]))
     values = {}
     for lang in (tag for tag in work.languages if tag in parts):
         whole = pa.concat_tables(parts[lang])

@@ -40,9 +40,10 @@ _LETTER, _DIGIT, _SPACE, _LOST, _SYMBOL = range(5)
 
 @functools.cache
 def _classes() -> np.ndarray:
-    """The class of every code point."""
+    """The class of every code point; those of planes 2 and 3 are Han, of the planes above nobody's."""
     table = np.full(0x110000, _SYMBOL, np.uint8)
-    for code in range(0x110000):
+    table[0x20000:0x40000] = _LETTER
+    for code in range(0x20000):
         category = unicodedata.category(chr(code))
         if category[0] in "LM" or category == "Cf":
             table[code] = _LETTER
@@ -62,8 +63,10 @@ def tell(text: str, lang: str | None, languages: tuple[str, ...]) -> tuple[str |
         middle = len(text) // 2
         text = f"{text[:_SAMPLE]} {text[middle : middle + _SAMPLE]} {text[-_SAMPLE:]}"
     if lang is None:
-        found = identify.identify(text, languages)
-        return found.language, found.confidence
+        # Among all languages: of those asked for alone, German would be the likeliest English.
+        found = identify.identify(text)
+        same = (tag for tag in languages if found.language and identify.alike(found.language, tag))
+        return next(same, found.language), found.confidence
     if not identify.known(lang):
         return lang, scripts.own_share(text, lang)
     found = identify.identify(text, expected=lang)
