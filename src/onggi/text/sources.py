@@ -26,7 +26,7 @@ from . import debian, jsonl
 SHIPPED = {"probe": "Apache-2.0", "starter": "Apache-2.0"}
 TABLE = "text.parquet"
 # Fields of a parallel set that are about the row, though some would also do as a language's code.
-_ABOUT_THE_ROW = {
+ABOUT_THE_ROW = {
     "licence",
     "license",
     "source",
@@ -249,7 +249,7 @@ def _is_identifier(rows: Iterable[Mapping[str, Any]], name: str) -> bool:
 def _language_columns(keys: Iterable[str], id_key: str | None, name: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for key in keys:
-        if key == id_key or key in _ABOUT_THE_ROW:
+        if key == id_key or key in ABOUT_THE_ROW:
             continue
         try:
             tag = tags.canonical(key)

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from ... import languages as tags
 from ... import ledger
 from ...errors import OnggiError, UnavailableError, one_line
-from .. import debian, sources
+from .. import debian, jsonl, sources
 
 PIECE = 32 << 20  # bytes of one piece, about
 _BLOCK = 1 << 20
@@ -351,7 +351,7 @@ def _read_jsonl(
 
 def _parsed(line: bytes, first: bool) -> Any:
     try:
-        return json.loads(line.decode("utf-8-sig" if first else "utf-8"), object_pairs_hook=sources._once)
+        return json.loads(line.decode("utf-8-sig" if first else "utf-8"), object_pairs_hook=jsonl.once)
     except UnicodeDecodeError as error:
         return OnggiError(f"is not UTF-8 (byte {error.start + 1} of the line)")
     except (ValueError, RecursionError) as error:
@@ -387,7 +387,7 @@ def _parallel(record: Mapping[str, Any], languages: Sequence[str]) -> dict[str |
     """The texts of a parallel record, of those `languages` it has. A plain `id` without spaces is a name."""
     found: dict[str | None, Any] = {}
     for key, value in record.items():
-        if value is None or key in sources._ABOUT_THE_ROW or (key == "id" and " " not in str(value)):
+        if value is None or key in sources.ABOUT_THE_ROW or (key == "id" and " " not in str(value)):
             continue
         try:
             tag = tags.canonical(key)
