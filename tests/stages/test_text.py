@@ -328,7 +328,7 @@ def test_the_same_however_it_is_cut_and_by_however_many(
     dirty: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = tmp_path / "clean.yaml"
-    clean.write_text(FREE + "temperature: 2\n")
+    clean.write_text(FREE + "temperature: 2\nkorean: characters\n")
 
     def make(name: str, workers: int) -> dict[str, bytes]:
         config = TextConfig(dirty, Languages(TAGS), rows=True, config=str(clean), workers=workers)
@@ -387,6 +387,25 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     assert kept, "every kill came after the end"
     subprocess.run(words, check=True, capture_output=True)
     assert outputs(out) == outputs(whole.path)
+
+
+def test_a_stop_does_not_wait_for_the_pieces_in_work(tmp_path: Path) -> None:
+    for name in "ab":
+        write(
+            tmp_path / f"{name}.jsonl",
+            [{"text": f"{doc} {i}", "lang": "th"} for i in range(500) for doc in KEPT["th"]],
+        )
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "onggi", "text", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
+    words += ["--languages", "th", "--rows", "--workers", "2", "--out", str(out)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and len(list((out / ".partial" / "read").glob(".*.part"))) < 4:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr and process.stderr.read().endswith("Stopped. The same command goes on from here.\n")
+    assert process.wait() == 130
+    assert not list((out / ".partial" / "read").glob("*.json"))  # neither piece was waited for
+    assert not _group(process.pid)
 
 
 def _group(leader: int) -> list[str]:

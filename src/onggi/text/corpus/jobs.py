@@ -120,8 +120,11 @@ def build(
     with ExitStack() as stack:
         pool = None
         if crew > 1:
-            pool = ProcessPoolExecutor(crew, multiprocessing.get_context("spawn"), _follow_parent)
+            spawn = multiprocessing.get_context("spawn")
+            told, alarm = spawn.Pipe(duplex=False)
+            pool = ProcessPoolExecutor(crew, spawn, _follow_parent, (told,))
             stack.callback(pool.shutdown, cancel_futures=True)
+            stack.callback(alarm.close)  # before: a piece in work when the run is stopped is not waited for
         run = functools.partial(_each, work, pool, tick)
         read = run(read_piece, "read", len(pieces), "reading")
         _once(work, "limits", lambda: _limits(work, read))
@@ -190,14 +193,14 @@ def _each(
     return [ledger.read_json(work.path(phase, number, ".json")) for number in range(count)]
 
 
-def _follow_parent() -> None:
-    """A worker ends when the process that started it does, however that ends."""
+def _follow_parent(told: Any) -> None:
+    """A worker ends when the process that started it does, however that ends, or closes its end of `told`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's matter
     parent = multiprocessing.parent_process()
     assert parent
 
     def wait() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
+        multiprocessing.connection.wait([parent.sentinel, told])
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
