@@ -46,7 +46,7 @@ class TextConfig:
     rows: bool = False
     """Clean, deduplicate and mix into rows."""
     config: str | None = None
-    """With --rows: a YAML file that changes how text is cleaned and mixed; docs/text.md has its keys."""
+    """With --rows: a YAML file that changes how text is cleaned and mixed; docs/cleaning.md has its keys."""
     field: str = "text"
     """With --rows: the field of a record that holds its text."""
     limit: int | None = None
