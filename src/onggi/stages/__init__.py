@@ -12,10 +12,12 @@ from . import pretrain as _pretrain
 from . import quantize as _quantize
 from . import report as _report
 from . import text as _text
+from . import tokenizer as _tokenizer
 from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
-    module.STAGE.verb: module.STAGE for module in (_text, _pretrain, _quantize, _evaluate, _report)
+    module.STAGE.verb: module.STAGE
+    for module in (_text, _tokenizer, _pretrain, _quantize, _evaluate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
@@ -25,6 +27,7 @@ from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
 from .text import TextConfig, text  # noqa: E402
+from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 
 __all__ = [
     "VERBS",
@@ -38,6 +41,7 @@ __all__ = [
     "ReportConfig",
     "Stage",
     "TextConfig",
+    "TokenizerConfig",
     "chat",
     "evaluate",
     "inspect",
@@ -45,4 +49,5 @@ __all__ = [
     "quantize",
     "report",
     "text",
+    "tokenizer",
 ]
