@@ -8,6 +8,7 @@ stage runs.
 """
 
 from . import evaluate as _evaluate
+from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
 from . import report as _report
@@ -17,12 +18,13 @@ from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pretrain, _quantize, _evaluate, _report)
+    for module in (_text, _tokenizer, _pack, _pretrain, _quantize, _evaluate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
+from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
@@ -35,6 +37,7 @@ __all__ = [
     "ChatConfig",
     "Conversation",
     "EvaluateConfig",
+    "PackConfig",
     "Plan",
     "PretrainConfig",
     "QuantizeConfig",
@@ -45,6 +48,7 @@ __all__ = [
     "chat",
     "evaluate",
     "inspect",
+    "pack",
     "pretrain",
     "quantize",
     "report",

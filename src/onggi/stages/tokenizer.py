@@ -55,7 +55,7 @@ class TokenizerConfig:
     """Trainings, at most, to come under --parity."""
     measure: str = "probe"
     """Parallel text that is measured on: a source as above."""
-    sample: int = 20_000_000
+    sample: int = 10_000_000
     """Bytes of text that are trained on, of all languages together."""
     extend: str | None = None
     """The model to add tokens to: a hub id, a folder, a .gguf file, or package:NAME."""
@@ -164,6 +164,7 @@ def _trained(config: TokenizerConfig, job: ledger.Job) -> Artifact:
         texts = {tag: vocabulary.without_rare(rows) for tag, rows in passages.items()}
     shares = vocabulary.by_content(measured, languages)
     rounds: list[dict[str, Any]] = []
+    facts: dict[str, Any]
     with progress(f"tokenizer {job.out.name}", config.rounds) as bar:
         for number in range(config.rounds):
             kept = job.partial / f"round-{number}"
@@ -191,7 +192,9 @@ def _trained(config: TokenizerConfig, job: ledger.Job) -> Artifact:
     best = min(range(len(rounds)), key=lambda number: _worst(rounds[number]["languages"])[1])
     chosen = Tokenizer.from_file(str(job.partial / f"round-{best}.tokenizer"))
     facts = rounds[best]
-    table = facts["languages"] | {tag: _own(chosen, passages[tag]) for tag in lacking}
+    table: dict[str, dict[str, Any]] = facts["languages"] | {
+        tag: _own(chosen, passages[tag]) for tag in lacking
+    }
     for tag in languages:
         size = sum(len(text.encode()) for text in passages[tag].values())
         share = facts["shares"][tag]
@@ -263,13 +266,12 @@ def _extended(config: TokenizerConfig, job: ledger.Job) -> Artifact:
     source = checkpoints.Checkpoint(folder)
     old = Tokens(folder).tokenizer
     name, licence, passages = _text(config)
-    shares = dict.fromkeys(passages, 1.0)
     size = min(config.sample, sum(len(t.encode()) for rows in passages.values() for t in rows.values()))
     try:
         made = extension.extend(
             old,
             {
-                tag: vocabulary.drawn({tag: rows}, {tag: 1.0}, size // len(shares), config.seed)
+                tag: list(vocabulary.drawn({tag: rows}, {tag: 1.0}, size // len(passages), config.seed))
                 for tag, rows in passages.items()
             },
             config.vocabulary,
@@ -365,7 +367,9 @@ def _losses(
 
 
 def show(artifact: Artifact) -> None:
-    """Print what each language pays, as a table."""
+    """Print what each language pays, as a table: tokens of a passage, bytes of a token, tokens that are less
+    than a character, and its share of the text; of a model that got tokens, what is cut otherwise now.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -373,10 +377,10 @@ def show(artifact: Artifact) -> None:
     extended = "added" in record
     table = Table()
     table.add_column("language", no_wrap=True)
-    for column in ("tokens a passage", "parity", "bytes a token", "fallback", "share of text"):
+    for column in ("tokens", "parity", "bytes", "fallback", "share"):
         table.add_column(column, justify="right")
     if extended:
-        table.columns[-1].header = "cut otherwise"
+        table.columns[-1].header = "changed"
     costs = record["languages"]
     for tag in sorted(costs, key=lambda tag: -(costs[tag]["parity"] or 0.0)):
         facts = costs[tag]

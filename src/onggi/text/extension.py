@@ -18,9 +18,8 @@ import itertools
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from tokenizers import Tokenizer, models, trainers
 
@@ -28,7 +27,7 @@ from .. import languages as tags
 from ..errors import OnggiError
 from ..progress import progress
 from . import scripts
-from .vocabulary import LONGEST_BYTES, LONGEST_LETTERS, spelt
+from .vocabulary import COVERED, LONGEST_BYTES, LONGEST_LETTERS, spelt
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 # Where nothing cuts text before the merges (SentencePiece), it is counted by words all the same.
@@ -47,34 +46,46 @@ class Extended:
     made_of: list[list[int]]
 
 
-def extend(tokenizer: Tokenizer, texts: Mapping[str, Iterable[str]], count: int) -> Extended:
+def extend(tokenizer: Tokenizer, texts: Mapping[str, Collection[str]], count: int) -> Extended:
     """`tokenizer` with at most `count` new tokens, learnt from `texts` (language → texts).
 
     Fewer come out where no pair is left that comes twice. Raises OnggiError for a tokenizer that is neither
     BPE nor Unigram, or where nothing could be added.
     """
     whole = json.loads(tokenizer.to_str())
-    kind = whole["model"]["type"]
+    model = whole["model"]
     used = tokenizer.get_vocab(with_added_tokens=True)
     first = max(used.values()) + 1
-    allowed = _Allowed(tokenizer, '"ByteLevel"' in json.dumps(whole["decoder"]), tuple(texts))
-    if kind == "BPE":
-        merges, made_of = _merges(tokenizer, texts, count, first, allowed)
-        _add_merges(whole, merges, used)
-    elif kind == "Unigram":
-        pieces, made_of = _pieces(tokenizer, texts, count, allowed)
+    bytewise = '"ByteLevel"' in json.dumps(whole["decoder"])
+    allowed = _Allowed(tokenizer, bytewise, tuple(texts))
+    if model["type"] == "BPE":
+        # An added token that is not in the vocabulary leaves a hole in its ids; there it takes its own place.
+        model["vocab"] |= used
+        counts = sum((words(tokenizer, rows) for rows in texts.values()), Counter[str]())
+        letters = {} if bytewise else _letters(tokenizer, counts, count, allowed)
+        model["vocab"] |= {letter: first + index for index, letter in enumerate(letters)}
+        learner = Tokenizer.from_str(json.dumps(whole)) if letters else tokenizer
+        made_of = {first + index: pieces for index, pieces in enumerate(letters.values())}
+        merges = _merges(learner, counts, count, first, made_of, allowed)
+        as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
+        for index, (left, right) in enumerate(merges, first + len(letters)):
+            model["vocab"][left + right] = index
+            model["merges"].append(f"{left} {right}" if as_text else [left, right])
+        pieces = list(made_of.values())
+    elif model["type"] == "Unigram":
+        found, pieces = _pieces(tokenizer, texts, count, allowed)
         # A Unigram's ids are places in its list: what is only an added token has its place there too.
-        known = {piece for piece, _ in whole["model"]["vocab"]}
+        known = {piece for piece, _ in model["vocab"]}
         late = sorted((index, token) for token, index in used.items() if token not in known)
         if [index for index, _ in late] != list(range(len(known), first)):
             raise OnggiError("its added tokens leave gaps among the ids; a Unigram vocabulary has none.")
-        lowest = min(score for _, score in whole["model"]["vocab"])
-        whole["model"]["vocab"] += [[token, lowest] for _, token in late] + pieces
+        lowest = min(score for _, score in model["vocab"])
+        model["vocab"] += [[token, lowest] for _, token in late] + found
     else:
-        raise OnggiError(f"it is of the kind {kind}; BPE and Unigram can be extended.")
-    if not made_of:
+        raise OnggiError(f"it is of the kind {model['type']}; BPE and Unigram can be extended.")
+    if not pieces:
         raise OnggiError("the text gives no new token: it is too little, or every pair in it is known.")
-    return Extended(Tokenizer.from_str(json.dumps(whole)), first, made_of)
+    return Extended(Tokenizer.from_str(json.dumps(whole)), first, pieces)
 
 
 def _letters_of_bytes() -> list[str]:
@@ -111,18 +122,6 @@ class _Allowed:
         return scripts.count_in(text, script) == scripts.count(text)
 
 
-def _add_merges(whole: dict[str, Any], merges: list[tuple[str, str]], used: Mapping[str, int]) -> None:
-    model = whole["model"]
-    # An added token that is not in the vocabulary leaves a hole in its ids; there it takes its own place.
-    model["vocab"] |= used
-    index = max(model["vocab"].values())
-    as_text = bool(model["merges"]) and isinstance(model["merges"][0], str)
-    for left, right in merges:
-        index += 1
-        model["vocab"][left + right] = index
-        model["merges"].append(f"{left} {right}" if as_text else [left, right])
-
-
 def words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     """How often each word stands in `texts`, cut as the tokenizer does before it looks up anything."""
     found: Counter[str] = Counter()
@@ -136,14 +135,45 @@ def words(tokenizer: Tokenizer, texts: Iterable[str]) -> Counter[str]:
     return found
 
 
+def _letters(
+    tokenizer: Tokenizer, counts: Mapping[str, int], count: int, allowed: _Allowed
+) -> dict[str, list[int]]:
+    """Letters that a vocabulary of letters lacks, and the byte tokens that stand for each until now.
+
+    The most frequent, at most `count`, that make up all but one in two thousand of what it lacks.
+    """
+    missing: Counter[str] = Counter()
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    for word, times in counts.items():
+        for letter in word:
+            if letter not in known and allowed(letter):
+                missing[letter] += times
+    room, found = missing.total() * COVERED, {}
+    for letter, times in sorted(missing.items(), key=lambda entry: (-entry[1], entry[0]))[:count]:
+        if room <= 0 or times < 2:
+            break
+        found[letter] = [token.id for token in tokenizer.model.tokenize(letter)]
+        room -= times
+    return found
+
+
 def _merges(
-    tokenizer: Tokenizer, texts: Mapping[str, Iterable[str]], count: int, first: int, allowed: _Allowed
-) -> tuple[list[tuple[str, str]], list[list[int]]]:
-    """At most `count` merges that follow the tokenizer's own, and the old ids in each result."""
+    tokenizer: Tokenizer,
+    words: Mapping[str, int],
+    count: int,
+    first: int,
+    made_of: dict[int, list[int]],
+    allowed: _Allowed,
+) -> list[tuple[str, str]]:
+    """Merges that follow the tokenizer's own, until there are `count` new tokens.
+
+    words: how often each comes. made_of: new id → old ids, of the new tokens that there are already; those
+    of the merges are added.
+    """
     names: dict[int, str] = {}
     sequences: list[list[int]] = []
     counts: list[int] = []
-    for word, times in sum((words(tokenizer, rows) for rows in texts.values()), Counter[str]()).items():
+    for word, times in words.items():
         tokens = tokenizer.model.tokenize(word)
         names.update((token.id, token.value) for token in tokens)
         if len(tokens) > 1:
@@ -161,9 +191,8 @@ def _merges(
     heapq.heapify(heap)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     merges: list[tuple[str, str]] = []
-    made_of: dict[int, list[int]] = {}
     with progress("new tokens", count) as bar:
-        while heap and len(merges) < count:
+        while heap and len(made_of) < count:
             times, pair = heapq.heappop(heap)
             if pairs[pair] != -times:  # it has changed since; it stands in the heap with its new count too
                 continue
@@ -173,7 +202,7 @@ def _merges(
             joined = left + right
             if joined in vocabulary or _BYTE.search(joined) or not allowed(joined):
                 continue
-            new = first + len(merges)
+            new = first + len(made_of)
             vocabulary[joined] = new
             names[new] = joined
             merges.append((left, right))
@@ -181,7 +210,7 @@ def _merges(
             for changed in _join(sequences, counts, pairs, where, pair, new):
                 heapq.heappush(heap, (-pairs[changed], changed))
             bar.step(1)
-    return merges, list(made_of.values())
+    return merges
 
 
 def _join(
@@ -219,22 +248,23 @@ def _join(
 
 
 def _pieces(
-    tokenizer: Tokenizer, texts: Mapping[str, Iterable[str]], count: int, allowed: _Allowed
+    tokenizer: Tokenizer, texts: Mapping[str, Collection[str]], count: int, allowed: _Allowed
 ) -> tuple[list[tuple[str, float]], list[list[int]]]:
     """At most `count` new pieces with their scores, the likeliest in the language, and what they were."""
     known = tokenizer.get_vocab(with_added_tokens=True)
     learner = Tokenizer(models.Unigram())
     learner.normalizer, learner.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+    letters = set().union(*(text for rows in texts.values() for text in rows))
     # More than are wanted: many are in the vocabulary already, or may not be added.
     trainer = trainers.UnigramTrainer(
-        vocab_size=4 * count,
+        vocab_size=4 * count + len(letters),
         special_tokens=[],
         unk_token=None,
         max_piece_length=LONGEST_LETTERS,
         show_progress=False,
     )
     learner.train_from_iterator((text for rows in texts.values() for text in rows), trainer)
-    found = [(piece, score) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
+    found = [(piece, round(score, 6)) for piece, score in json.loads(learner.to_str())["model"]["vocab"]]
     found.sort(key=lambda entry: (-entry[1], entry[0]))
     chosen = [
         (piece, score)

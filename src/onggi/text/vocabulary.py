@@ -25,7 +25,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from .. import ledger
-from ..errors import OnggiError
+from ..errors import OnggiError, one_line
 
 START, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 TURN, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -58,7 +58,7 @@ _SPACE, _HIDDEN = "▁", "\ufdd0"
 # Byte pieces stand for bytes, never for the text `<0x41>`: no segmentation is as bad as this score.
 _NEVER = -10_000.0
 # Of each language the rarest characters, which together are one in two thousand, are left to the bytes.
-_COVERED = 0.9995
+COVERED = 0.9995
 _BYTES = 256
 
 Passages = Mapping[str, Mapping[str, str]]  # language → id → text
@@ -123,8 +123,14 @@ def _unigram(texts: Iterable[str], size: int) -> Tokenizer:
         max_piece_length=LONGEST_LETTERS,
         show_progress=False,
     )
-    learner.train_from_iterator(texts, trainer)
-    pieces = [tuple(entry) for entry in json.loads(learner.to_str())["model"]["vocab"]]
+    try:
+        learner.train_from_iterator(texts, trainer)
+    except Exception as error:  # the library raises nothing more special
+        raise OnggiError(
+            f"vocabulary: {size} is too small for unigram, which has a token for every letter of the text "
+            f"({one_line(error)}); raise it or use --kind bpe."
+        ) from error
+    pieces = _rounded(json.loads(learner.to_str())["model"]["vocab"])
     names = _byte_names()
     known = set(names)
     first = len(SPECIAL) + 1
@@ -147,6 +153,11 @@ def _unigram(texts: Iterable[str], size: int) -> Tokenizer:
     return made
 
 
+def _rounded(entries: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Pieces with their scores in as many digits as `tokenizers` reads back as it wrote them."""
+    return [(piece, round(score, 6)) for piece, score in entries]
+
+
 def _byte_names() -> list[str]:
     """The pieces that stand for bytes, `<0x00>` to `<0xFF>`."""
     return [f"<0x{value:02X}>" for value in range(_BYTES)]
@@ -159,7 +170,7 @@ def without_rare(texts: Mapping[str, str]) -> dict[str, str]:
     its share on those that come once.
     """
     counts = Counter(itertools.chain.from_iterable(texts.values()))
-    room, total = sum(counts.values()) * _COVERED, 0
+    room, total = sum(counts.values()) * COVERED, 0
     kept = set()
     for character, count in counts.most_common():
         if total >= room:
@@ -250,11 +261,11 @@ def parity(
 def raised(shares: Mapping[str, float], parities: Mapping[str, float], bound: float) -> dict[str, float]:
     """`shares` with those of the languages dearer than `bound` raised, at most fourfold.
 
-    By the cube of how much dearer: tokens fall slowly with more text, about as its cube root at first. A
-    little under the bound is aimed at, or the last hundredth would take rounds of its own.
+    By the sixth power of how much dearer: tokens fall slowly with more text (Khmer's by 5% for half as
+    much again). A little under the bound is aimed at, or the last hundredth would take rounds of its own.
     """
     return {
-        tag: share * min(4.0, max(1.0, parities[tag] / (0.98 * bound)) ** 3)
+        tag: share * min(4.0, max(1.0, parities[tag] / (0.98 * bound)) ** 6)
         if parities.get(tag, 0.0) > bound
         else share
         for tag, share in shares.items()
@@ -287,6 +298,8 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     The same for a file that transformers has written again, with other settings for padding and such.
     """
     whole = json.loads(tokenizer.to_str())
+    if whole["model"]["type"] == "Unigram":
+        whole["model"]["vocab"] = _rounded(whole["model"]["vocab"])
     return ledger.digest(
         {key: whole.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
     )
