@@ -224,6 +224,9 @@ def _trained(config: TokenizerConfig, job: ledger.Job) -> Artifact:
             {
                 "worst": _worst(entry["languages"])[0],
                 "parity": _worst(entry["languages"])[1],
+                "tokens_per_passage": {
+                    tag: costs["tokens_per_passage"] for tag, costs in entry["languages"].items()
+                },
                 "shares": {tag: round(share, 4) for tag, share in entry["shares"].items()},
             }
             for entry in rounds

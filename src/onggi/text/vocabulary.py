@@ -261,11 +261,11 @@ def parity(
 def raised(shares: Mapping[str, float], parities: Mapping[str, float], bound: float) -> dict[str, float]:
     """`shares` with those of the languages dearer than `bound` raised, at most fourfold.
 
-    By the sixth power of how much dearer: tokens fall slowly with more text (Khmer's by 5% for half as
-    much again). A little under the bound is aimed at, or the last hundredth would take rounds of its own.
+    By the fourth power of how much dearer: tokens fall slowly with more text (Khmer's by 5% for half as
+    much again), but more would overshoot where several are raised at once. A little under the bound is aimed at, or the last hundredth would take rounds of its own.
     """
     return {
-        tag: share * min(4.0, max(1.0, parities[tag] / (0.98 * bound)) ** 6)
+        tag: share * min(4.0, max(1.0, parities[tag] / (0.98 * bound)) ** 4)
         if parities.get(tag, 0.0) > bound
         else share
         for tag, share in shares.items()
