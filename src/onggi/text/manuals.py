@@ -33,7 +33,7 @@ def mallard(page: bytes) -> list[str]:
 
 
 def _mallard(element: etree._Element) -> Iterator[etree._Element]:
-    for child in element:
+    for child in _elements(element):
         name = etree.QName(child).localname
         if name in _MALLARD_NO_TEXT or (name == "title" and etree.QName(element).localname == "info"):
             continue
@@ -52,7 +52,7 @@ def docbook(page: bytes) -> list[str]:
 
 
 def _html(element: etree._Element) -> Iterator[etree._Element]:
-    for child in element:
+    for child in _elements(element):
         if child.tag in _HTML_NO_TEXT or _HTML_NO_CLASS & set((child.get("class") or "").split()):
             continue
         inner = list(_html(child))
@@ -60,6 +60,15 @@ def _html(element: etree._Element) -> Iterator[etree._Element]:
             yield child
         else:
             yield from inner
+
+
+def _is_element(node: etree._Element) -> bool:
+    """Not the reference to an entity, none of which is resolved."""
+    return isinstance(node.tag, str)
+
+
+def _elements(element: etree._Element) -> Iterator[etree._Element]:
+    return filter(_is_element, element)
 
 
 def _text(element: etree._Element, without: set[str]) -> str:
@@ -71,8 +80,11 @@ def _pieces(element: etree._Element, without: set[str]) -> Iterator[str]:
         yield element.text
     for child in element:
         # Code within a sentence is part of it; a block of code is not.
-        inline = etree.QName(child).localname == "code"
-        if (inline or child.tag not in without) and "footnote" not in (child.get("class") or ""):
+        if (
+            _is_element(child)
+            and (etree.QName(child).localname == "code" or child.tag not in without)
+            and "footnote" not in (child.get("class") or "")
+        ):
             yield " " if child.tag == "br" else ""
             yield from _pieces(child, without)
         if child.tail:
