@@ -273,16 +273,14 @@ class Packed:
     def _row(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         shard, within = self._place(number)
         ids = self._shard(shard)[0][within].astype(np.int64)
-        positions = np.zeros(self.length, np.int64)
-        predicted = np.zeros(self.length, bool)
+        # Parts lie end to end from the first place on, and the padding behind them.
+        parts = self.parts(number)
+        stop = int(parts["stop"][-1])
+        starts = np.append(parts["start"], stop).astype(np.int64)
+        positions = np.arange(self.length) - np.repeat(starts, np.diff(starts, append=self.length))
+        predicted = (positions > 0) & (np.arange(self.length) < stop)
         languages = np.zeros(self.length, np.int64)
-        stop = 0
-        for part in self.parts(number):
-            start, stop = int(part["start"]), int(part["stop"])
-            positions[start:stop] = np.arange(stop - start)
-            predicted[start + 1 : stop] = True
-            languages[start:stop] = part["language"]
-        positions[stop:] = np.arange(self.length - stop)
+        languages[:stop] = np.repeat(parts["language"], np.diff(starts))
         return ids, positions, predicted, languages
 
     def _shard(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -265,7 +265,7 @@ def raised(shares: Mapping[str, float], parities: Mapping[str, float], bound: fl
     much again), but more would overshoot where several are raised at once. A little under the bound is aimed at, or the last hundredth would take rounds of its own.
     """
     return {
-        tag: share * min(4.0, max(1.0, parities[tag] / (0.98 * bound)) ** 4)
+        tag: share * min(4.0, max(1.0, parities[tag] / (0.95 * bound)) ** 4)
         if parities.get(tag, 0.0) > bound
         else share
         for tag, share in shares.items()
