@@ -23,7 +23,7 @@ from typing import Any, Literal
 from onggi import arguments, cli
 from onggi.languages import Languages
 from onggi.stages import VERBS, Plan, Stage
-from onggi.stages.base import Names
+from onggi.stages.base import Names, flag
 
 DOCS = Path(__file__).parent
 KINDS = {
@@ -79,7 +79,7 @@ def rows(verb: str) -> Iterator[tuple[str, str, str, str]]:
         hints = typing.get_type_hints(stage.config)
         for field in fields(stage.config):
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            name = field.name if field.name in stage.positional else f"--{field.name}"
+            name = field.name if field.name in stage.positional else f"--{flag(field.name)}"
             own.add(field.name)
             yield name, kind(hints[field.name]), _default(default), arguments.docs(stage)[field.name]
     try:

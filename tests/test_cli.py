@@ -22,6 +22,7 @@ from onggi import __version__
 from onggi.arguments import docs
 from onggi.cli import main
 from onggi.stages import VERBS
+from onggi.stages.base import flag
 
 ONGGI = [sys.executable, "-m", "onggi"]
 
@@ -47,7 +48,7 @@ def test_help_needs_no_torch_and_shows_every_option() -> None:
     for verb, stage in VERBS.items():
         words = " ".join(said[verb].split())
         for field in fields(stage.config):
-            assert (field.name if field.name in stage.positional else f"--{field.name} ") in words
+            assert (field.name if field.name in stage.positional else f"--{flag(field.name)} ") in words
             assert docs(stage)[field.name].split(".")[0] in words
         assert "--out DIR" in words
     assert all("--quiet" in said[verb] and "--json" in said[verb] for verb in verbs)

@@ -95,7 +95,10 @@ def test_wrong_overrides(write: Write, override: str, said: str) -> None:
         ("stages: [a]", '"stages" is missing or empty'),
         ("stagse: {a: {verb: text}}", "unknown key 'stagse'. Did you mean 'stages'?"),
         ("stages: {a: [text]}", "stages.a: is not a mapping"),
-        ("stages: {a: {source: probe}}", 'stages.a: has no "verb". There is: text, pretrain, quantize'),
+        (
+            "stages: {a: {source: probe}}",
+            'stages.a: has no "verb". There is: text, tokenizer, pack, pretrain, quantize',
+        ),
         ("stages: {a: {verb: quantise, model: m}}", "there is no verb 'quantise'. Did you mean 'quantize'?"),
         ("stages: {a: {verb: [text]}}", "stages.a.verb: there is no verb"),
         ("stages: {a: {verb: text, languages: en}}", "stages.a: text needs 'source'"),

@@ -18,7 +18,7 @@ from jsonargparse.typing import register_type
 from .errors import OnggiError
 from .languages import Languages
 from .stages import Stage
-from .stages.base import Names
+from .stages.base import Names, flag
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
@@ -73,6 +73,10 @@ def verb_parser(
     for name, settings in plain.items():
         made.add_argument(name, help=said[name.lstrip("-")], **settings)
     made.add_class_arguments(config, skip={name.lstrip("-") for name in plain}, as_group=False)
+    for action in made._actions:
+        for name in [name for name in action.option_strings if name != flag(name)]:
+            action.option_strings, action.metavar = [flag(name)], flag(action.dest).upper()
+            made._option_string_actions[flag(name)] = made._option_string_actions.pop(name)
     return made
 
 

@@ -17,6 +17,7 @@ import yaml
 
 from .errors import OnggiError, nearest, one_line
 from .stages import VERBS, Stage
+from .stages.base import flag
 
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # no dot: an override is STAGE.KEY=VALUE
@@ -126,7 +127,7 @@ def build(stage: Stage, options: Mapping[str, Any], where: str) -> Any:
     """
     from . import arguments
 
-    known = {field.name: field for field in fields(stage.config)}
+    known = {flag(field.name): field for field in fields(stage.config)}
     for key in options:
         if key not in known:
             raise OnggiError(f"{where}.{key}: {stage.verb} has no option {key!r}.{nearest(str(key), known)}")
@@ -140,7 +141,8 @@ def build(stage: Stage, options: Mapping[str, Any], where: str) -> Any:
             # A single model where a list is asked for is a list of one.
             if known[key].type == "list[str]" and isinstance(value, str):
                 value = [value]
-            values[key] = arguments.typed(stage, key, value)
+            name = known[key].name
+            values[name] = arguments.typed(stage, name, value)
         except OnggiError as error:
             raise OnggiError(f"{where}.{key}: {error}") from error
     try:

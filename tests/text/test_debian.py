@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -203,8 +204,14 @@ def test_the_room_does_not_import_torch() -> None:
 # ── packages ───────────────────────────────────────────────────────────────────────────────────
 
 
-def build(folder: Path, package: str, pages: Mapping[str, bytes], version: str = "1:7.0") -> Path:
-    """A real .deb with `pages` (path under `text` → HTML), named as apt names it."""
+def build(
+    folder: Path,
+    package: str,
+    pages: Mapping[str, bytes],
+    version: str = "1:7.0",
+    under: str = "usr/share/libreoffice/help/xx/text",
+) -> Path:
+    """A real .deb with `pages` (path under `under` → content), named as apt names it."""
     root = folder / f".root-{package}-{version}"
     (root / "DEBIAN").mkdir(parents=True)
     (root / "DEBIAN" / "control").write_text(
@@ -212,7 +219,7 @@ def build(folder: Path, package: str, pages: Mapping[str, bytes], version: str =
         "Description: test\n"
     )
     for path, html in pages.items():
-        file = root / "usr/share/libreoffice/help/xx/text" / path
+        file = root / under / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(html)
     deb = folder / f"{package}_{version.replace(':', '%3a')}_all.deb"
@@ -491,6 +498,107 @@ def test_a_cache_that_cannot_be_written(archive: Archive, tmp_path: Path) -> Non
         debian.load(NAME, ("ko",), tmp_path / "file")
 
 
+# ── other sets ─────────────────────────────────────────────────────────────────────────────────
+
+
+def mallard(*blocks: str) -> bytes:
+    return f'<page xmlns="http://projectmallard.org/1.0/">{"".join(f"<p>{b}</p>" for b in blocks)}</page>'.encode()
+
+
+def html(*blocks: str) -> bytes:
+    return f'<html><head><meta charset="utf-8"></head><body>{"".join(f"<p>{b}</p>" for b in blocks)}</body></html>'.encode()
+
+
+def test_one_package_with_all_languages(archive: Archive, cache: Path) -> None:
+    pages = {
+        "C/gnome-help/a.page": mallard("Open it.", "Close it.", "GNOME"),
+        "ko/gnome-help/a.page": mallard("여십시오.", "Close it.", "그놈"),
+        "ta/gnome-help/a.page": mallard("திற.", "மூடு.", "GNOME"),
+        "pt_BR/gnome-help/a.page": mallard("Abra.", "Close it.", "GNOME"),
+        "C/gnome-help/b.page": mallard("One.", "Two."),
+        "ko/gnome-help/b.page": mallard("하나 그리고 둘."),  # laid out otherwise
+        "ta/gnome-help/b.page": mallard("ஒன்று.", "இரண்டு."),
+        "ko/gnome-help/only.page": mallard("한국어만."),
+    }
+    build(archive.folder, "gnome-user-docs", pages, "43.0-2", "usr/share/help")
+    table = debian.load("gnome-user-docs", ("en", "ko", "ta", "pt"), cache)
+    assert table.to_pylist() == [
+        {"_id": "gnome-help/a.page#0", "en": "Open it.", "ko": "여십시오.", "ta": "திற.", "pt": "Abra."},
+        {"_id": "gnome-help/a.page#1", "en": "Close it.", "ko": None, "ta": "மூடு.", "pt": None},
+        {"_id": "gnome-help/a.page#2", "en": "GNOME", "ko": "그놈", "ta": None, "pt": None},
+        {"_id": "gnome-help/b.page#0", "en": "One.", "ko": None, "ta": "ஒன்று.", "pt": None},
+        {"_id": "gnome-help/b.page#1", "en": "Two.", "ko": None, "ta": "இரண்டு.", "pt": None},
+    ]
+    # Fetched once for all of them, and kept for each apart.
+    assert sum("--print-uris" not in call for call in archive.calls()) == 1
+    assert debian.load("gnome-user-docs", ("ta",), cache).num_rows == 4
+    assert archive.calls() == []
+
+
+def test_another_language_of_a_package_that_is_there(archive: Archive, cache: Path) -> None:
+    pages = {
+        f"{tag}/index.html": html(text)
+        for tag, text in {"en": "Install.", "ko": "설치.", "zh_CN": "安装。"}.items()
+    }
+    under = "usr/share/doc/installation-guide-amd64"
+    build(archive.folder, "installation-guide-amd64", pages, "2023+deb12u1", under)
+    assert debian.load("installation-guide", ("ko",), cache)["ko"].to_pylist() == ["설치."]
+    archive.calls()
+    assert debian.load("installation-guide", ("zh-Hans", "ko"), cache).to_pylist() == [
+        {"_id": "index.html#0", "zh-Hans": "安装。", "ko": "설치."}
+    ]
+    assert all("--print-uris" in call for call in archive.calls())
+
+
+def test_man_pages_are_whole_pages(archive: Archive, cache: Path) -> None:
+    def man(*pages: tuple[str, str]) -> dict[str, bytes]:
+        return {f"{path}.gz": gzip.compress(text.encode()) for path, text in pages}
+
+    def put(package: str, *pages: tuple[str, str]) -> None:
+        build(archive.folder, package, man(*pages), "1.0", "usr/share/man")
+
+    put("manpages", ("man7/a.7", ".SH NAME\na \\- first"), ("man1/b.1", ".SH NAME\nb"))
+    english = "This sentence of the page is left in English as it was."
+    put(
+        "manpages-ja",
+        ("ja/man7/a.7", f".SH 名前\na \\- 最初\n.PP\n{english}"),
+        ("ja/man1/c.1", ".SH 名前\nc 三"),
+    )
+    put("manpages-de", ("de/man1/b.1", ".SH NAME\nb"), ("de/man7/a.7", ".SH BEZEICHNUNG\na \\- erste"))
+    put("manpages-zh", ("zh_CN/man1/c.1", ".SH 名称\nc 三"), ("zh_TW/man1/c.1", ".SH 名稱\nc 三"))
+    table = debian.load("manpages", ("en", "ja", "de", "zh-Hant", "zh-Hans"), cache)
+    nothing = {"en": None, "ja": None, "de": None, "zh-Hant": None, "zh-Hans": None}
+    assert table.to_pylist() == [
+        {**nothing, "_id": "man1/b.1", "en": "NAME\nb"},  # not translated
+        {**nothing, "_id": "man1/c.1", "ja": "名前\nc 三", "zh-Hant": "名稱\nc 三", "zh-Hans": "名称\nc 三"},
+        {
+            **nothing,
+            "_id": "man7/a.7",
+            "en": "NAME\na - first",
+            "ja": "名前\na - 最初",
+            "de": "BEZEICHNUNG\na - erste",
+        },
+    ]
+    with pytest.raises(OnggiError, match="debian:manpages has no text in ko"):
+        debian.load("manpages", ("ko",), cache)
+
+
+@needs_dpkg
+@pytest.mark.parametrize("name", ["gnome-user-docs", "installation-guide", "manpages"])
+def test_a_package_without_its_text(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OnggiError, match="holds no help text"):
+        debian.extract(build(tmp_path, name, {"x.html": page("한국어")}), "de", name)
+
+
+def test_every_set_has_what_it_needs() -> None:
+    from onggi import languages
+
+    for name in debian._PACKAGES:
+        assert debian.LICENCES[name] and debian._SIZES[name] and debian._READERS[name]
+        assert "en" in debian.available(name)
+        assert all(languages.canonical(tag) == tag for tag in debian.available(name))
+
+
 # ── the real packages ──────────────────────────────────────────────────────────────────────────
 
 
@@ -559,3 +667,15 @@ def test_real_packages_are_what_the_archive_signed(real: tuple[Path, pa.Table]) 
     located = debian._locate(["libreoffice-help-en-us", "libreoffice-help-ko", "libreoffice-help-km"])
     digests = {package.file: package.sha256 for package in located.values()}
     assert {deb.name: hashlib.sha256(deb.read_bytes()).hexdigest() for deb in debs} == digests
+
+
+def test_real_gnome_help(tmp_path: Path) -> None:
+    if shutil.which("apt-get") is None:
+        pytest.skip("there is no apt here, so no packages of Debian's")
+    table = debian.load("gnome-user-docs", ("en", "ko", "ru"), tmp_path)
+    rows = {row["en"]: row for row in table.to_pylist()}
+    row = rows["To change which key is used to display the Activities overview:"]
+    assert row["ko"] == "현재 활동 개요를 표시할 키를 바꾸려면:"
+    assert row["ru"] == "Чтобы для открытия Обзора назначить другую клавишу:"
+    for tag in ("ko", "ru"):
+        assert table[tag].null_count < 0.1 * len(table)

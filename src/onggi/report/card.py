@@ -76,6 +76,27 @@ def continued(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def extended(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi tokenizer` gave new tokens."""
+    base, facts = about["base"], about["extended"]
+    names = ", ".join(map(tags.name, facts["languages"]))
+    lines = [
+        *_metadata(about, "finetune", {"tokens": facts["languages"]}, []),
+        f"# {base['name']} with more tokens for {names}",
+        "",
+        f"{base['name']} ({base['source']}) and {facts['added']:,} tokens more, from id {facts['first']:,} on; "
+        "old ids and weights are as they were.",
+        "",
+        "- a new token's row in embedding and head is the mean of the old ones it stands for: the model has yet "
+        "to be trained with them",
+        f"- text they were learnt from: {facts['text']}"
+        + (f" ({facts['licence']})" if facts.get("licence") else ""),
+    ]
+    if about.get("terms"):
+        lines += ["", about["terms"]]
+    return "\n".join([*lines, ""])
+
+
 def _metadata(
     about: Mapping[str, Any], relation: str, learnt: Mapping[str, Any] | None, marks: list[str]
 ) -> list[str]:

@@ -8,23 +8,28 @@ stage runs.
 """
 
 from . import evaluate as _evaluate
+from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
 from . import report as _report
 from . import text as _text
+from . import tokenizer as _tokenizer
 from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
-    module.STAGE.verb: module.STAGE for module in (_text, _pretrain, _quantize, _evaluate, _report)
+    module.STAGE.verb: module.STAGE
+    for module in (_text, _tokenizer, _pack, _pretrain, _quantize, _evaluate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
+from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
 from .text import TextConfig, text  # noqa: E402
+from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 
 __all__ = [
     "VERBS",
@@ -32,17 +37,21 @@ __all__ = [
     "ChatConfig",
     "Conversation",
     "EvaluateConfig",
+    "PackConfig",
     "Plan",
     "PretrainConfig",
     "QuantizeConfig",
     "ReportConfig",
     "Stage",
     "TextConfig",
+    "TokenizerConfig",
     "chat",
     "evaluate",
     "inspect",
+    "pack",
     "pretrain",
     "quantize",
     "report",
     "text",
+    "tokenizer",
 ]

@@ -40,6 +40,13 @@ class Stage:
     show: Callable[[Artifact], None] | None = None
 
 
+def flag(name: str) -> str:
+    """The option that a config's field is: its name, without the underscore that keeps it apart from a word
+    of Python's (`for_` is `--for`, and `for:` in a recipe).
+    """
+    return name.rstrip("_")
+
+
 class Names(tuple[str, ...]):
     """A list of names: `a,b` on a command line, a list or that string in YAML; no doubles.
 
@@ -72,7 +79,7 @@ def command(stage: Stage, config: Any, out: Path) -> str:
         elif value is True:
             flags.append(f"--{name}")
         elif value != defaults[name] and value is not None:
-            flags += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
+            flags += [f"--{flag(name)}", ",".join(value) if isinstance(value, list) else str(value)]
     return shlex.join([*words, *flags, "--out", str(out)])
 
 

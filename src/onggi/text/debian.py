@@ -1,4 +1,4 @@
-"""Parallel text out of Debian's documentation packages: `debian:libreoffice-help`.
+"""Text out of Debian's documentation packages: `debian:libreoffice-help` and others.
 
 Balanced calibration and fair measurement need the same content in many languages, under a licence
 that lets it be used, without an account or a download that may vanish. LibreOffice's help is that:
@@ -20,6 +20,12 @@ What it takes to get from the packages to text that can be trusted:
 - Headings such as "Example" come hundreds of times. Of paragraphs with the same English text the
   first is kept, or calibration would be labels repeated.
 
+Three more are read by the same rules. `gnome-user-docs` and `installation-guide` hold all their languages
+in one package; a page of them is a source translated block by block, so the same place on a page is the
+same block, wherever the page has as many blocks as the English one (others are left out). `manpages` are
+not parallel so strictly: a row is a whole page, and the same page in two languages may be of two versions;
+paragraphs left in English are dropped. There are none in Korean.
+
 A package is read, never installed: `apt-get download` into the cache, `dpkg-deb` to unpack it in
 memory. What was read from it is kept as one parquet for each language, moved into place when it is
 whole, so that the second time is instant and needs no apt.
@@ -27,6 +33,7 @@ whole, so that the second time is instant and needs no apt.
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import shutil
@@ -34,7 +41,7 @@ import subprocess
 import tarfile
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,9 +56,14 @@ from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError, UnavailableError, nearest
 from ..progress import progress, say
-from . import scripts
+from . import manuals, scripts
 
-LICENCES = {"libreoffice-help": "MPL-2.0"}
+LICENCES = {
+    "libreoffice-help": "MPL-2.0",
+    "gnome-user-docs": "CC-BY-SA-3.0",
+    "installation-guide": "GPL-2.0-only",
+    "manpages": "various free licences, of each page its own",
+}
 
 # Counts up whenever the same package would give other text: it is part of every cached file's name
 # and of every fingerprint.
@@ -59,6 +71,13 @@ EXTRACTOR = 1
 
 # The packages of Debian 12. `libreoffice-help-sk` is there too, but empty (a link to the Czech).
 _SAME = "ca cs da de dz el es et eu fi fr gl hi hu id it ja km ko nl om pl ru sl sv tr vi"
+# Without he, hi, kn, lt, pa, ro and tr, of which next to nothing is translated.
+_GNOME = (
+    "en as ca cs da de el es fa fi fr gl gu hr hu id it ja ko lv mr nl pl pt pt-PT ru sl sr sr-Latn sv ta te "
+    "uk vi zh-Hans"
+)
+_GUIDE = "en ca cs da de el es fr id it ja ko nl pt-PT ro ru sv vi zh-Hans"
+_MAN = "cs da de el es fi fr hu id it ja mk nb nl pl ro ru sr sv tr uk vi"
 _PACKAGES = {
     "libreoffice-help": {
         "en": "libreoffice-help-en-us",
@@ -68,7 +87,25 @@ _PACKAGES = {
         "zh-Hans": "libreoffice-help-zh-cn",
         "zh-Hant": "libreoffice-help-zh-tw",
         **{tag: f"libreoffice-help-{tag}" for tag in _SAME.split()},
-    }
+    },
+    "gnome-user-docs": dict.fromkeys(_GNOME.split(), "gnome-user-docs"),
+    "installation-guide": dict.fromkeys(_GUIDE.split(), "installation-guide-amd64"),
+    "manpages": {
+        "en": "manpages",
+        "pt": "manpages-pt-br",
+        "zh-Hans": "manpages-zh",
+        "zh-Hant": "manpages-zh",
+        **{tag: f"manpages-{tag}" for tag in _MAN.split()},
+    },
+}
+_SHARED = {"gnome-user-docs", "installation-guide-amd64", "manpages-zh"}  # several languages in one package
+# What a language's folder in a package is called, where it is not its tag.
+_FOLDERS = {"pt": "pt_BR", "pt-PT": "pt", "zh-Hans": "zh_CN", "zh-Hant": "zh_TW", "sr-Latn": "sr@latin"}
+_SIZES = {
+    "libreoffice-help": "3 MB each",
+    "gnome-user-docs": "9 MB together",
+    "installation-guide": "18 MB together",
+    "manpages": "1 to 5 MB each",
 }
 
 # Fewer own letters than one in twenty: a formula, a list of products or a line of code. Lower than
@@ -97,7 +134,8 @@ def load(name: str, languages: Sequence[str], cache: Path) -> pa.Table:
     """The parallel set `name` in `languages` (canonical tags): columns `_id` and one per language.
 
     Null where a paragraph is not translated; rows without text in any of `languages` are left out.
-    `_id` is `FILE#ELEMENT`, as in `scalc/04/01020000.html#par_id3153967`. What is not in the folder
+    `_id` is `FILE#ELEMENT`, as in `scalc/04/01020000.html#par_id3153967`, or `FILE#NUMBER`; of man pages,
+    which are whole, `man1/cp.1`. What is not in the folder
     `cache` yet is fetched into it. Raises `OnggiError` for an unknown name or language, where there
     is no apt, and where fetching fails.
     """
@@ -107,7 +145,7 @@ def load(name: str, languages: Sequence[str], cache: Path) -> pa.Table:
         tables = _cached(folder, packages) or _fetch(name, folder, packages)
     except OnggiError as error:
         raise UnavailableError(str(error)) from error
-    return _side_by_side(tables, languages)
+    return _by_page(tables, languages) if name == "manpages" else _side_by_side(tables, languages)
 
 
 def version(name: str, languages: Sequence[str] = ()) -> str:
@@ -149,21 +187,81 @@ def paragraphs(html: bytes) -> Iterator[tuple[str, str]]:
             yield element.get("id"), text
 
 
-def extract(deb: Path, language: str) -> pa.Table:
-    """All paragraphs of the package `deb` that are in `language`: columns `_id` and `text`.
+def extract(deb: Path, language: str, name: str = "libreoffice-help") -> pa.Table:
+    """All paragraphs of the package `deb`, one of `name`, that are in `language`: columns `_id` and `text`.
 
     Nothing is installed or run. Raises `OnggiError` where the package is damaged or holds no help.
     """
+    rows = _READERS[name](deb, language)
+    if not rows:
+        raise OnggiError(f"{deb.name}: holds no help text.")
+    kept = {key: text for key, text in rows.items() if not _DAMAGED.search(text.replace("\n", " "))}
+    if name != "manpages":  # whose paragraphs have been looked at one by one
+        kept = {key: text for key, text in kept.items() if in_language(text, language)}
+    return pa.table({"_id": list(kept), "text": list(kept.values())}, schema=_SCHEMA)
+
+
+def _help(deb: Path, language: str) -> dict[str, str]:
+    """LibreOffice's help."""
     rows: dict[str, str] = {}
-    for page, html in sorted(_pages(deb).items()):
+    for page, html in sorted(_pages(deb, _HELP_FILE).items()):
         for identifier, text in paragraphs(html):
             # A section that is embedded twice brings its ids twice; the first is the same in all languages.
             rows.setdefault(f"{page}#{identifier}", text)
-    if not rows:
-        raise OnggiError(f"{deb.name}: holds no help text.")
-    kept = {key: text for key, text in rows.items() if not _DAMAGED.search(text)}
-    kept = {key: text for key, text in kept.items() if in_language(text, language)}
-    return pa.table({"_id": list(kept), "text": list(kept.values())}, schema=_SCHEMA)
+    return rows
+
+
+def _gnome(deb: Path, language: str) -> dict[str, str]:
+    return _blocks(deb, "usr/share/help", _folder(language, "C"), "C", "page", manuals.mallard)
+
+
+def _guide(deb: Path, language: str) -> dict[str, str]:
+    root = "usr/share/doc/installation-guide-amd64"
+    return _blocks(deb, root, _folder(language, "en"), "en", "html", manuals.docbook)
+
+
+def _blocks(
+    deb: Path, root: str, own: str, english: str, kind: str, read: Callable[[bytes], list[str]]
+) -> dict[str, str]:
+    """Blocks by page and number, of the pages that have as many as the English page of that name."""
+    pattern = rf"(?:\./)?{root}/((?:{own}|{english})/.+\.{kind})"
+    pages = {name: read(content) for name, content in sorted(_pages(deb, regex.compile(pattern)).items())}
+    rows: dict[str, str] = {}
+    for name, blocks in pages.items():
+        folder, _, page = name.partition("/")
+        if folder == own and len(blocks) == len(pages.get(f"{english}/{page}", ())):
+            rows |= {f"{page}#{number}": text for number, text in enumerate(blocks)}
+    return rows
+
+
+def _man(deb: Path, language: str) -> dict[str, str]:
+    """Man pages, each as one text: its paragraphs that are in the language, a line each."""
+    folder = _folder(language, ".")
+    rows: dict[str, str] = {}
+    pattern = regex.compile(
+        rf"(?:\./)?usr/share/man/{'' if folder == '.' else f'{folder}/'}(man[1-9][^/]*/.+)\.gz"
+    )
+    for page, content in sorted(_pages(deb, pattern).items()):
+        try:
+            source = gzip.decompress(content).decode()
+        except (OSError, EOFError, UnicodeDecodeError):
+            continue  # a page or two in an encoding of old
+        kept = [text for text in manuals.roff(source) if in_language(text, language)]
+        if kept:
+            rows[page] = "\n".join(kept)
+    return rows
+
+
+def _folder(language: str, english: str) -> str:
+    return english if language == "en" else _FOLDERS.get(language, language)
+
+
+_READERS: dict[str, Callable[[Path, str], dict[str, str]]] = {
+    "libreoffice-help": _help,
+    "gnome-user-docs": _gnome,
+    "installation-guide": _guide,
+    "manpages": _man,
+}
 
 
 def _known(name: str) -> dict[str, str]:
@@ -204,8 +302,8 @@ def _pieces(element: etree._Element) -> Iterator[str]:
             yield child.tail
 
 
-def _pages(deb: Path) -> dict[str, bytes]:
-    """The HTML files under the help's `text` folder, by their path in it."""
+def _pages(deb: Path, pattern: regex.Pattern[str]) -> dict[str, bytes]:
+    """The files whose path `pattern` matches, by its first group."""
     unpacked = subprocess.run(
         ["dpkg-deb", "--fsys-tarfile", str(deb)], capture_output=True, stdin=subprocess.DEVNULL, check=False
     )
@@ -215,7 +313,7 @@ def _pages(deb: Path) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(unpacked.stdout), mode="r:") as archive:
             pages: dict[str, bytes] = {}
             for member in archive:
-                match = _HELP_FILE.fullmatch(member.name)
+                match = pattern.fullmatch(member.name)
                 content = archive.extractfile(member) if match and member.isreg() else None
                 if match and content is not None:
                     pages[match[1]] = content.read()
@@ -248,11 +346,33 @@ def _side_by_side(tables: dict[str, pa.Table], languages: Sequence[str]) -> pa.T
     return joined.filter(pa.array(there))
 
 
+def _by_page(tables: dict[str, pa.Table], languages: Sequence[str]) -> pa.Table:
+    """One row for each page that is there in any of `languages`."""
+    texts = {language: dict(zip(*tables[language].to_pydict().values(), strict=True)) for language in tables}
+    for language in languages:
+        if language != "en":
+            texts[language] = {
+                key: text for key, text in texts[language].items() if text != texts["en"].get(key)
+            }
+    ids = sorted({key for language in languages for key in texts[language]})
+    columns = {language: [texts[language].get(key) for key in ids] for language in languages}
+    return pa.table(
+        {"_id": pa.array(ids, pa.string())}
+        | {language: pa.array(values, pa.string()) for language, values in columns.items()}
+    )
+
+
 # ── the cache ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _parquet(deb: Path) -> Path:
-    return deb.with_name(f"{deb.name.removesuffix('.deb')}.x{EXTRACTOR}.parquet")
+def _parquet(deb: Path, language: str) -> Path:
+    package = deb.name.split("_")[0]
+    return deb.with_name(f"{deb.name.removesuffix('.deb')}{_kept(package, language)}")
+
+
+def _kept(package: str, language: str) -> str:
+    """How the file of a language's text is called behind the name of its package."""
+    return f"{f'.{language}' if package in _SHARED else ''}.x{EXTRACTOR}.parquet"
 
 
 def _cached(folder: Path, packages: dict[str, str]) -> dict[str, pa.Table] | None:
@@ -263,7 +383,7 @@ def _cached(folder: Path, packages: dict[str, str]) -> dict[str, pa.Table] | Non
     found: dict[str, dict[str, Path]] = {}  # version → language → file
     for language, package in packages.items():
         # apt names a package's file PACKAGE_VERSION_ARCHITECTURE.deb
-        for path in folder.glob(f"{package}_*.x{EXTRACTOR}.parquet"):
+        for path in folder.glob(f"{package}_*{_kept(package, language)}"):
             found.setdefault(path.name.split("_")[1], {})[language] = path
     whole = [files for files in found.values() if len(files) == len(packages)]
     for files in sorted(whole, key=lambda files: files["en"].stat().st_mtime, reverse=True):
@@ -337,26 +457,26 @@ def _fetch(name: str, folder: Path, packages: dict[str, str]) -> dict[str, pa.Ta
 
 
 def _obtain(name: str, folder: Path, packages: dict[str, str]) -> dict[str, pa.Table]:
-    located = _locate(list(packages.values()))
+    located = _locate(list(dict.fromkeys(packages.values())))
     tables: dict[str, pa.Table] = {}
     todo: dict[str, tuple[_Package, Path]] = {}
     for language, package in packages.items():
         deb = folder / located[package].file
-        table = _read(_parquet(deb))
+        table = _read(_parquet(deb, language))
         if table is None:
             todo[language] = located[package], deb
         else:
             tables[language] = table
     if todo:
-        say(f"Fetching {name} in {', '.join(todo)} with apt-get, about 3 MB each ({LICENCES[name]}).")
+        say(f"Fetching {name} in {', '.join(todo)} with apt-get, about {_SIZES[name]} ({LICENCES[name]}).")
     with progress(name, len(todo)) as bar:
         for language, (wanted, deb) in todo.items():
             bar.step(0, f"fetching {language}")
             if not _is_whole(deb, wanted):
                 _download(wanted, deb)
             bar.step(0.3, f"reading {language}")
-            tables[language] = extract(deb, language)
-            _write(tables[language], _parquet(deb))
+            tables[language] = extract(deb, language, name)
+            _write(tables[language], _parquet(deb, language))
             bar.step(0.7, f"read {language}")
     return tables
 
