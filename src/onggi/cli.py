@@ -103,6 +103,8 @@ def parser(verb: str) -> Any:
     made = arguments.parser(VERBS[verb])
     if verb == "evaluate":
         made.add_argument("--list-tasks", action="store_true", help="Print the tasks there are, and end.")
+    if VERBS[verb].dry_run:
+        made.add_argument("--dry-run", action="store_true", help="Print what it would make, and end.")
     made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
@@ -162,6 +164,9 @@ def _stage(verb: str, words: list[str]) -> int:
         return 0
     parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
+    if stage.dry_run and parsed.dry_run:
+        print(stage.dry_run(config))
+        return 0
     artifact = stage.run(config, Path(parsed.out))
     if parsed.json:
         _print_json(_record(artifact))
