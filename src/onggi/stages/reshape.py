@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,7 +77,7 @@ class ReshapeConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         cut = [self.layers, self.heads, self.kv_heads, self.mlp, self.width]
-        if not any([*cut, self.deepen, self.keep_languages]) and not any(number == 0 for number in cut):
+        if self.keep_languages is None and all(number is None for number in [*cut, self.deepen]):
             raise OnggiError(
                 "reshape: nothing to change; name --layers, --deepen, --heads, --mlp, --width or --keep-languages."
             )
@@ -94,6 +94,9 @@ class ReshapeConfig:
                 "text: what is kept is chosen by text (--text debian:libreoffice-help, or a file)"
                 + (", or --choice naive without." if not self.keep_languages else ".")
             )
+        lacking = [tag for tag in self.keep_languages or () if self.languages and tag not in self.languages]
+        if lacking:
+            raise OnggiError(f"languages: lack {', '.join(lacking)}, which --keep_languages names.")
         if self.tokens < 1:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
 
@@ -147,7 +150,7 @@ def _reshape(config: ReshapeConfig, job: ledger.Job) -> Artifact:
     folder = references.resolve(config.model)
     old = shape.load(folder)
     source = checkpoints.Checkpoint(folder)
-    _check(config, old)
+    _parts(config, old, None)  # before the work
     texts = _texts(config)
     # Chosen once: a run that goes on takes what the killed one chose.
     noted = job.partial / "chosen.json"
@@ -212,15 +215,30 @@ def _reshape(config: ReshapeConfig, job: ledger.Job) -> Artifact:
     )
 
 
-def _check(config: ReshapeConfig, old: Any) -> tuple[int, int]:
-    """Raises OnggiError for a shape that the model cannot have; returns its heads and key-value heads."""
+def _parts(config: ReshapeConfig, old: Any, measures: Any) -> Any:
+    """The layers, heads, columns and channels that are kept, a `shape.Choice`; by place where there are no
+    measures. Raises OnggiError for a shape that the model cannot have.
+    """
     from ..models.reshape import select, shape
 
-    if config.deepen is not None:
-        shape.deeper(old.num_hidden_layers, config.deepen)
-    return select.checked(
-        select.Wanted(config.layers, config.heads, config.kv_heads, config.mlp, config.width), shape.of(old)
+    have = shape.of(old)
+    heads, kv_heads = select.checked(
+        select.Wanted(config.layers, config.heads, config.kv_heads, config.mlp, config.width), have
     )
+    layers: list[int] | None = None
+    if config.deepen is not None:
+        layers = shape.deeper(have.layers, config.deepen)
+    elif config.layers is not None:
+        layers = select.layers(measures, have.layers, config.layers)
+    queries, keys = None, None
+    if (heads, kv_heads) != (have.heads, have.kv_heads):
+        queries, keys = select.heads(measures, have, heads, kv_heads)
+    columns = None if config.mlp is None else select.columns(measures, have, config.mlp)
+    width = None if config.width is None else select.width(measures, have.width, config.width)
+    gains = shape.gains(old, width, select.squares(measures)) if width and measures else {}
+    choice = shape.Choice(layers, queries, keys, columns, width, gains=gains)
+    shape.configured(old, choice)  # refuses what transformers would
+    return choice
 
 
 Passages = Mapping[str, Mapping[str, str]]  # language → id → text
@@ -249,8 +267,6 @@ def _texts(config: ReshapeConfig) -> _Texts | None:
         raise OnggiError(_NO_PROBE)
     passages = {language: found.passages(language) for language in config.read or found.languages}
     kept = config.keep_languages or Languages(list(passages))
-    if lacking := [language for language in kept if language not in passages]:
-        raise OnggiError(f"languages: lack {', '.join(lacking)}, which --keep_languages names.")
     held_out = {}
     for language, texts in passages.items():
         if len(texts) < 2:
@@ -270,36 +286,17 @@ def _texts(config: ReshapeConfig) -> _Texts | None:
 
 def _choose(config: ReshapeConfig, folder: Path, old: Any, texts: _Texts | None) -> Any:
     """What is kept, a `shape.Choice`."""
-    from ..models.reshape import select, shape
-
-    have = shape.of(old)
-    heads, groups = _check(config, old)
-    cuts = (heads, groups) != (have.heads, have.groups)
+    cuts = (config.layers, config.heads, config.kv_heads, config.mlp, config.width)
     measures = None
-    if config.choice == "measured" and (cuts or any([config.layers, config.mlp, config.width])):
-        assert texts
+    if texts and config.choice == "measured" and any(number is not None for number in cuts):
         measures = _measure(config, folder, texts)
-    layers: list[int] | None = None
-    if config.deepen is not None:
-        layers = shape.deeper(have.layers, config.deepen)
-    elif config.layers is not None:
-        layers = select.layers(measures, have.layers, config.layers)
-    width = select.width(measures, have.width, config.width) if config.width else None
-    queries, keys = select.heads(measures, have, heads, groups) if cuts else (None, None)
-    return shape.Choice(
-        layers,
-        queries,
-        keys,
-        select.columns(measures, have, config.mlp) if config.mlp else None,
-        width,
-        _vocabulary(config, folder, texts) if config.keep_languages and texts else None,
-        shape.gains(old, width, select.squares(measures)) if width and measures else {},
-    )
+    choice = _parts(config, old, measures)
+    return replace(choice, vocabulary=_vocabulary(config, folder, texts)) if config.keep_languages else choice
 
 
 def _measure(config: ReshapeConfig, folder: Path, texts: _Texts) -> Any:
     """Language → what the model's parts do in it."""
-    from ..engines.transformers import default_device
+    from ..engines.transformers import default_device, no_bars
     from ..models.reshape import importance
     from ..text.draw import draw
     from ..text.tokens import Tokens
@@ -310,7 +307,7 @@ def _measure(config: ReshapeConfig, folder: Path, texts: _Texts) -> Any:
     say(f"Tokens to choose by: {said} (from {texts.name}).")
     del tokens
     release_memory()
-    with progress("what each part does", sum(drawn.counts.values())) as bar:
+    with progress("what each part does", sum(drawn.counts.values())) as bar, no_bars():
         found = importance.measure(
             folder, drawn.runs, default_device(), lambda count, language: bar.step(count, tags.name(language))
         )
@@ -318,11 +315,12 @@ def _measure(config: ReshapeConfig, folder: Path, texts: _Texts) -> Any:
     return found
 
 
-def _vocabulary(config: ReshapeConfig, folder: Path, texts: _Texts) -> list[int]:
+def _vocabulary(config: ReshapeConfig, folder: Path, texts: _Texts | None) -> list[int]:
     """Ids of the tokens to keep."""
     from ..models import checkpoint as checkpoints
     from ..models.reshape import vocabulary as vocabularies
 
+    assert texts
     found = vocabularies.Vocabulary(folder)
     rows = int(checkpoints.read_config(folder)["vocab_size"])
     if max(found.pieces) >= rows:
@@ -493,17 +491,16 @@ def show(artifact: Artifact) -> None:
     loss, cut = record["loss"] or {"before": {}, "after": {}}, record["vocabulary"]
     growth = cut["tokens_on_probe"] if cut else {}
     table = Table()
-    for column in ("language", "nats a passage", "after", "words as before", "tokens"):
-        table.add_column(column, justify="left" if column == "language" else "right")
+    table.add_column("language")
+    for column in ("nats a passage", "after", *(("text as before", "list", "probe's tokens") if cut else ())):
+        table.add_column(column, justify="right")
     for language in dict.fromkeys([*loss["before"], *growth]):
-        same = (cut or {"same": {}})["same"].get(language)
-        table.add_row(
-            tags.name(language),
-            f"{loss['before'][language]:.1f}" if language in loss["before"] else "",
-            f"{loss['after'][language]:.1f}" if language in loss["after"] else "",
-            ", ".join(f"{share:.2%} ({name})" for name, share in same.items()) if same else "",
-            f"× {growth[language]:.2f}" if language in growth else "",
-        )
+        same = cut["same"].get(language, {}) if cut else {}
+        cells = [f"{side[language]:.1f}" if language in side else "" for side in loss.values()]
+        if cut:
+            cells += [f"{same[name]:.2%}" if name in same else "" for name in ("text held out", "wordfreq")]
+            cells.append(f"× {growth[language]:.2f}" if language in growth else "")
+        table.add_row(tags.name(language), *cells)
     if table.row_count:
         console.print(table)
     console.print(f"{artifact.path}", markup=False, soft_wrap=True)
@@ -526,15 +523,12 @@ def dry_run(config: ReshapeConfig) -> str:
     """What the model will be: parameters, bytes and shape. The vocabulary is chosen for real, since only that
     tells its size; nothing is written.
     """
-    from dataclasses import replace
-
     from ..models import checkpoint as checkpoints
     from ..models import references
     from ..models.reshape import shape
 
     folder = references.resolve(config.model)
     old = shape.load(folder)
-    _check(config, old)
     # By place: which parts are kept does not change how large the rest is.
     texts = _texts(config) if config.keep_languages else None
     choice = _choose(replace(config, choice="naive"), folder, old, texts)
