@@ -133,7 +133,7 @@ def test_coverage_is_of_each_language(tmp_path: Path) -> None:
             assert same >= coverage, language
             for one in other:
                 assert one["before"] != one["after"] and one["frequency"] == words[one["word"]]
-    assert sizes[0] < sizes[1] < sizes[2]
+    assert sizes[0] <= sizes[1] < sizes[2]
 
 
 def test_lists_of_words_count_beside_the_text(tmp_path: Path) -> None:

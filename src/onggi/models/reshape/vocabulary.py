@@ -222,6 +222,8 @@ def choose(
     place = {index: at for at, index in enumerate(order)}
     enough = max(place[index] for index in kept if index in place) + 1
     never = len(order) - 1
+    if coverage == 1:  # what is between the words, too
+        return sorted(order)
     for sources in words.values():
         last = np.array(
             [max((place.get(i, never) for i in ids), default=0) for cut, _ in sources for ids in cut]
