@@ -116,6 +116,17 @@ def test_a_cluster_that_is_not_ours_is_left_running() -> None:
     assert len(list(fanout.each([functools.partial(jars, "el")], "ray"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [("127.0.0.1:9", "Connection refused"), ("ray://127.0.0.1:10001", "the cluster itself")],
+)
+def test_a_cluster_that_is_not_there(monkeypatch: pytest.MonkeyPatch, address: str, said: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(OnggiError, match=f"at RAY_ADDRESS={address} cannot be joined .*{said}"):
+        list(fanout.each([functools.partial(jars, "ko")], "ray"))
+
+
 def test_ray_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(OnggiError, match=r"on: ray is not installed; pip install 'onggi\[ray\]'"):

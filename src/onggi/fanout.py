@@ -16,6 +16,7 @@ import contextlib
 import importlib.util
 import math
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -73,14 +74,18 @@ def _join() -> None:
 
     if ray.is_initialized():
         return
+    address = os.environ.get("RAY_ADDRESS", "")
     try:
+        host, _, port = address.rpartition(":")
+        if host and port.isdecimal():
+            # Ray would wait for minutes; and its client (ray://) streams no results.
+            if "//" in host:
+                raise ValueError("name the cluster itself, as HOST:6379")
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # of many kinds, from an address that is none to a full disk
-        where = os.environ.get("RAY_ADDRESS")
-        raise OnggiError(
-            f"on: the Ray cluster {f'at RAY_ADDRESS={where} ' if where else ''}cannot be joined or started "
-            f"({one_line(error)})."
-        ) from error
+        where = f"at RAY_ADDRESS={address} cannot be joined" if address else "cannot be joined or started"
+        raise OnggiError(f"on: the Ray cluster {where} ({one_line(error)}).") from error
     _joined = True
 
 

@@ -207,9 +207,7 @@ def test_a_model_that_a_worker_has_not(tiny: Path, tmp_path: Path) -> None:
             pieces.complete(job, "words", [piece], on="ray")
 
 
-def test_a_relative_path_is_the_drivers(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_relative_path_is_the_drivers(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "δοχείο").symlink_to(tiny)
     monkeypatch.chdir(tmp_path)
     with ledger.begin(tmp_path / "out", "evaluate", {}, {}) as job:
