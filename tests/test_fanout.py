@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("ray")
 
 from clusters import cluster
-
 from onggi import fanout
 from onggi.errors import OnggiError, UnavailableError
 

@@ -15,7 +15,6 @@ import pytest
 pytest.importorskip("ray")
 
 from clusters import cluster
-
 from onggi import fanout, ledger
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
