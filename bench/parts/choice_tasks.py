@@ -4,8 +4,9 @@
 
 Each question is asked with its four choices shown and answered by their letter (`letter`, one token),
 and bare, answered by the name itself (`name`, four tokens on average over the languages). Each is there
-with five fixed shots (`first_n`), with lm-eval's default of other shots for each question, and
-without. The five solved items are never questions. DIR/about.json says how many tokens an answer has.
+with five fixed shots (`first_n`) and with two, with lm-eval's default of other shots for each question,
+and without. The five solved items are never questions. DIR/about.json says how many tokens an answer
+and the longest question with its shots have.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ SHOTS = 5
 # What the tasks are called, and how their shots are drawn.
 KINDS = {
     "fixed": {"num_fewshot": SHOTS, "fewshot_config": {"sampler": "first_n"}},
+    "two": {"num_fewshot": 2, "fewshot_config": {"sampler": "first_n"}},
     "drawn": {"num_fewshot": SHOTS},
     "zero": {"num_fewshot": 0},
 }
@@ -54,11 +56,12 @@ def main() -> None:
     parser.add_argument("--items", required=True, type=int, help="of each language")
     parser.add_argument("--out", required=True, type=Path)
     given = parser.parse_args()
-    tokens, tokenized = Tokens(given.model), {}
+    tokens = Tokens(given.model)
+    answer_tokens, longest = {}, {}
     found = TASKS["capitals"].items(LANGUAGES)
     given.out.mkdir(parents=True, exist_ok=True)
     for answers, form in (("letter", shown), ("name", bare)):
-        lengths = []
+        lengths, questions = [], []
         for language in LANGUAGES:
             rows = [form(item) for item in found[language]]
             files = {}
@@ -71,6 +74,7 @@ def main() -> None:
             lengths += [
                 len(tokens.encode(f" {choice}")) for row in rows[: given.items] for choice in row["choices"]
             ]
+            questions.append(max(len(tokens.encode(row["question"])) for row in rows))
             for kind, shots in KINDS.items():
                 name = f"{kind}_{answers}_{language}"
                 config = {
@@ -87,8 +91,10 @@ def main() -> None:
                     **shots,
                 }
                 (given.out / f"{name}.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-        tokenized[answers] = statistics.fmean(lengths)
-    (given.out / "about.json").write_text(json.dumps({"answer_tokens": tokenized}))
+        answer_tokens[answers] = statistics.fmean(lengths)
+        longest[answers] = max(questions) + max(lengths)
+    about = {"languages": LANGUAGES, "answer_tokens": answer_tokens, "longest": longest}
+    (given.out / "about.json").write_text(json.dumps(about))
 
 
 if __name__ == "__main__":

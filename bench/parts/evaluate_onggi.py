@@ -53,15 +53,12 @@ def main() -> None:
     harness.Model.loglikelihood = clocked(harness.Model.loglikelihood, scoring)
     evaluate(EvaluateConfig(given.models, tasks=Names(given.tasks), limit=given.limit), given.out)
     done = time.perf_counter()
-    items: dict[str, dict[int, list[float]]] = {}
     name = given.models[0].partition("=")[0]
-    for task in given.tasks:
-        task = Path(task).stem
-        lines = (given.out / f"samples_{name}_{task}.jsonl").read_text(encoding="utf-8").splitlines()
-        samples = [json.loads(line) for line in lines]
-        items[task] = {
-            sample["doc_id"]: [float(nats) for nats, _ in sample["filtered_resps"]] for sample in samples
-        }
+    items = {}
+    for task in (Path(task).stem for task in given.tasks):
+        with (given.out / f"samples_{name}_{task}.jsonl").open(encoding="utf-8") as lines:
+            samples = [json.loads(line)["filtered_resps"] for line in lines]
+        items[task] = [[float(nats) for nats, _ in choices] for choices in samples]
     facts = {
         "import": imported - started,
         "load": sum(loading),

@@ -1,8 +1,9 @@
 """The peer's side of bench/evaluate.py: lm-eval with its own transformers backend, in fp32.
 
-As its users run it, and with what helps it: its index of tasks is not read (some seconds), one-token
+As its users run it, and with what helps it: its index of tasks is not read (some seconds); one-token
 answers of a question are scored in one pass (its default). The start token is added, as Gemma needs
-it and as onggi adds it. Times and each choice's log-likelihood go to a JSON file.
+it and as onggi adds it. Several --batch are tried one after the other, smallest first, until one is
+clearly slower than the best. Times and each choice's log-likelihood go to a JSON file.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 started = time.perf_counter()
 
 import lm_eval  # noqa: E402
+import torch  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
+
+_SLOWER = 1.15
 
 
 def main() -> None:
@@ -24,41 +29,42 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--tasks", required=True, nargs="+")
-    parser.add_argument("--batch", required=True, type=int)
+    parser.add_argument("--batch", required=True, type=int, nargs="+")
     parser.add_argument("--limit", type=int)
     parser.add_argument("--facts", required=True, type=Path)
     given = parser.parse_args()
 
     imported = time.perf_counter()
     model = HFLM(
-        pretrained=given.model, dtype="float32", device="cpu", batch_size=given.batch, add_bos_token=True
+        pretrained=given.model, dtype="float32", device="cpu", batch_size=given.batch[0], add_bos_token=True
     )
     loaded = time.perf_counter()
-    scoring = 0.0
+    scoring: dict[int, float] = {}
     score = model.loglikelihood
 
-    def timed(requests: list) -> list:
-        nonlocal scoring
+    def timed(requests: list[Any]) -> Any:
         begun = time.perf_counter()
-        found = score(requests)
-        scoring += time.perf_counter() - begun
-        return found
+        answers = score(requests)
+        scoring[model.batch_size] = time.perf_counter() - begun
+        return answers
 
     model.loglikelihood = timed
     manager = TaskManager(include_defaults=False)
-    found = lm_eval.simple_evaluate(model, tasks=given.tasks, limit=given.limit, task_manager=manager)
-    done = time.perf_counter()
+    for batch in given.batch:
+        model.batch_size_per_gpu = batch
+        begun = time.perf_counter()
+        found = lm_eval.simple_evaluate(model, tasks=given.tasks, limit=given.limit, task_manager=manager)
+        done = time.perf_counter()
+        if scoring[batch] > _SLOWER * min(scoring.values()):
+            break
     facts = {
         "import": imported - started,
         "load": loaded - imported,
-        "evaluation": done - loaded,
+        "evaluation": done - begun,
         "scoring": scoring,
-        "threads": __import__("torch").get_num_threads(),
+        "threads": torch.get_num_threads(),
         "items": {
-            name: {
-                sample["doc_id"]: [response[0] for response, _ in zip(sample["filtered_resps"], sample["resps"])]
-                for sample in samples
-            }
+            name: [[float(nats) for nats, _ in sample["filtered_resps"]] for sample in samples]
             for name, samples in found["samples"].items()
         },
     }
