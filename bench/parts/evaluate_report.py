@@ -84,7 +84,7 @@ def _settings(result: dict[str, Any], runs: str) -> list[str]:
     rows = []
     for name, setting in result["settings"].items():
         ours, peer = setting["ours"], setting["peer"]
-        cells = [TITLES[name], str(setting["batch"])]
+        cells = [TITLES[name], str(setting["questions"]), str(setting["batch"])]
         for what in ("wall", "evaluation", "scoring"):
             own = statistics.median(one[what] for one in ours)
             cells.append(
