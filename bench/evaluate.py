@@ -96,7 +96,7 @@ class Bench:
         name = f"onggi-{setting}-{limit or self.items}-{variants}-{run}"
         out = self.work / "out"
         shutil.rmtree(out, ignore_errors=True)
-        models = [f"m{i}={folder}" for i, folder in enumerate(self.variants[:variants])]
+        models = [f"m{i}={folder}" for i, folder in enumerate([MODEL, *self.variants[1:variants]])]
         words = ["--models", *models, "--tasks", *self.files(setting), "--out", str(out)]
         return self.measure(name, OURS, words, limit)
 

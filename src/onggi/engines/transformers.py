@@ -55,7 +55,6 @@ class Engine:
         # Refuses code, pickles and damaged files with the reason, before transformers sees them.
         Checkpoint(folder)
         self.folder, self.device = folder, device or default_device()
-        self.tokens = _tokens(folder)
         try:
             with no_bars():
                 model: Any
@@ -70,6 +69,8 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
+        # Only now: while weights are converted, the file that they come from is in memory as well.
+        self.tokens = _tokens(folder)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head = head_of(model)
