@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
 from ..text.chat import Template, template
-from ..text.tokens import Tokens
+from ..text.tokens import Tokens, shared
 from . import generation, scoring
 from .generation import choose
 from .protocol import Answer, Prompt, Sampling, Scored
@@ -70,7 +69,7 @@ class Engine:
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
         # Only now: while weights are converted, the file that they come from is in memory as well.
-        self.tokens = _tokens(folder)
+        self.tokens = shared(folder)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head = head_of(model)
@@ -203,25 +202,6 @@ class Engine:
                 return
             yield token
             ids = [token]
-
-
-_last: list[tuple[bytes, Tokens]] = []  # one at most
-
-
-def _tokens(folder: Path) -> Tokens:
-    """The tokenizer of a folder: that of the last engine where the files are equal, as with variants of one
-    model. For a vocabulary of 262,144 it takes as long to load as the small models that it serves.
-    """
-    files = [folder / name for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")]
-    if not files[0].is_file():
-        return Tokens(folder)
-    key = hashlib.sha256()
-    for file in files:
-        key.update(hashlib.sha256(file.read_bytes() if file.is_file() else b"").digest())
-    if not _last or _last[0][0] != key.digest():
-        _last.clear()
-        _last.append((key.digest(), Tokens(folder)))
-    return _last[0][1]
 
 
 def _ends(model: Any, tokens: Tokens) -> frozenset[int]:
