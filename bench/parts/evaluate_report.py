@@ -23,7 +23,7 @@ _COLOURS = {"onggi": "#0072b2", "lm-eval": "#d55e00"}
 
 def ratio(value: float) -> str:
     """A ratio as 1/N where it is small."""
-    return f"1/{1 / value:.1f}" if value < 0.67 else f"{value:.2f}×"
+    return f"1/{1 / value:.1f}" if 0 < value < 0.67 else f"{value:.2f}×"
 
 
 def goals_table(goals: Sequence[dict[str, Any]]) -> str:
