@@ -137,7 +137,7 @@ def compared() -> dict[str, Any]:
         name: {"metric": "acc", "about": f"country → its {name}", "shots": 5, "form": "written"}
         for name in ("capitals", "sums")
     }
-    ratings = {name: entry(i / 2 - 1, spread=0.4) for i, name in enumerate(models)}
+    ratings = {name: entry(0 - i / 10, spread=0.4) for i, name in enumerate(models)}
     paired = {
         "ratings": ratings,
         "pairs": [{"models": [W8, W4], "wins": {W8: 20, W4: 12}, "ties": 8, "open": 2}],

@@ -160,9 +160,9 @@ def ask(engine: Engine, prompts: list[Prompt] = PROMPTS, sampling: Sampling | No
     return [answer for _, answer in sorted(found, key=lambda pair: pair[0])]
 
 
-def refused(engine: Engine, prompts: list[Prompt] = PROMPTS) -> str:
+def refused(engine: Engine, prompts: list[Prompt] = PROMPTS, sampling: Sampling | None = None) -> str:
     with pytest.raises(OnggiError) as caught:
-        ask(engine, prompts)
+        ask(engine, prompts, sampling)
     assert "\n" not in str(caught.value) and str(caught.value).startswith(engine.source)
     return str(caught.value)
 
@@ -406,17 +406,21 @@ def test_options_that_a_model_does_not_take(serve: Any) -> None:
     def script(call: Call) -> Reply:
         if "max_tokens" in call.body:
             return error(400, "Use 'max_completion_tokens' instead.", param="max_tokens")
-        if call.body["temperature"] != 1:
+        if call.body.get("temperature", 1) != 1:
             return error(400, "Only the default (1) is supported", param="temperature")
         return well(call)
 
     rude = serve(script)
     engine = Engine(rude.source, Options(concurrency=1, retries=0))
     chats = PROMPTS[1:]
-    assert "does not take temperature=0.0 (status 400: Only the default (1)" in refused(engine, chats)
+    assert "does not take temperature=0.5 (status 400: Only the default (1)" in refused(
+        engine, chats, Sampling(temperature=0.5)
+    )
     answers = ask(engine, chats, Sampling(temperature=1.0))
     assert {a.finish for a in answers} == {"stop"} and len(rude.calls) == 2 + 2
     assert rude.calls[-1].body["max_completion_tokens"] == 256
+    # Greedy, or as near as the model lets itself be brought.
+    assert {a.finish for a in ask(engine, chats)} == {"stop"} and "temperature" not in rude.calls[-1].body
 
 
 def test_no_more_at_once_than_asked_for(serve: Any) -> None:
@@ -424,7 +428,7 @@ def test_no_more_at_once_than_asked_for(serve: Any) -> None:
     many: list[Prompt] = [f"{number} ក" for number in range(12)]
     started = time.monotonic()
     ask(Engine(rude.source, Options(concurrency=4)), many)
-    assert rude.most == 4 and 0.15 <= time.monotonic() - started < 0.55
+    assert rude.most == 4 and time.monotonic() - started >= 0.15
 
 
 @pytest.mark.parametrize("limit", [{"requests_per_minute": 600}, {"tokens_per_minute": 600 * 10}])

@@ -32,7 +32,7 @@ def test_flips_and_verdicts() -> None:
     assert korean["p"] == pytest.approx(3 * statistics.mcnemar(30, 0))  # Holm: the smallest of three
     assert english["verdict"] == "equivalent within 1%" and english["detectable"] is None
     assert hindi["verdict"] == "no significant difference"
-    assert hindi["detectable"] == statistics.minimum_detectable_loss(60, 2 / 60)
+    assert hindi["detectable"] == statistics.minimum_detectable_loss(60, 2 / 60, alpha=0.05 / 3)
     assert found["base"]["ko"]["chance"] == pytest.approx(0.25)
     assert "verdict" not in found["base"]["ko"]
     better = tally(TASK, ITEMS, {"base": variant, "w4": reference}, "base", 0.01)
@@ -61,7 +61,7 @@ def test_answers_to_prompts() -> None:
         answer("は", line=0.0, **{"line/en": 1.0}),
         answer("س", "error"),
     ]
-    found = tally_answers({"m": {"ko": own}})["m"]["ko"]
+    found = tally_answers({"m": {"ko": own}}, "m", 0.01)["m"]["ko"]
     assert found["line"]["value"] == 0.5 and found["line"]["n"] == 2
     assert found["line/en"]["value"] == 0.5 and found["line/en"]["n"] == 2
     assert found["repetition"]["n"] == 1 and found["repetition"]["low"] is None
@@ -70,6 +70,26 @@ def test_answers_to_prompts() -> None:
 
 def test_turns_of_one_prompt_are_not_so_many_prompts() -> None:
     rows = [{"_id": str(i // 4), "finish": "stop", "values": {"line": float(i // 4 % 2)}} for i in range(40)]
-    found = tally_answers({"m": {"th": rows}})["m"]["th"]["line"]
-    once = tally_answers({"m": {"th": rows[::4]}})["m"]["th"]["line"]
+    found = tally_answers({"m": {"th": rows}}, "m", 0.01)["m"]["th"]["line"]
+    once = tally_answers({"m": {"th": rows[::4]}}, "m", 0.01)["m"]["th"]["line"]
     assert found == pytest.approx(once) and found["n"] == 10
+
+
+def test_right_answers_have_verdicts_and_failed_ones_pair_with_nothing() -> None:
+    def row(n: int, exact: float | None) -> dict[str, object]:
+        values = {} if exact is None else {"exact": exact, "chrf": 100 * exact}
+        return {
+            "item": str(n),
+            "_id": str(n),
+            "finish": "error" if exact is None else "stop",
+            "values": values,
+        }
+
+    languages = ("ko", "el", "hi")
+    rows = {
+        "whole": {tag: [row(n, 1.0) for n in range(20)] for tag in languages},
+        "broken": {tag: [row(n, None if n < 5 else 0.0) for n in range(20)] for tag in languages},
+    }
+    for tag, entry in tally_answers(rows, "whole", 0.01)["broken"].items():
+        assert entry["exact"]["verdict"] == entry["chrf"]["verdict"] == "worse", tag
+        assert entry["exact"]["change"] == -1 and entry["failed"]["value"] == 5

@@ -28,12 +28,18 @@ def test_shots_are_turns_that_were_answered() -> None:
     [
         (KO, "A", 0),
         (KO, " (B) 키토", 1),
-        (KO, "C입니다", None),  # a letter that runs on into a word is none
-        (KO, "D. 라파스입니다.", 3),
+        (KO, "C입니다", 2),
+        (KO, "정답은 C입니다.", 2),
+        (KO, "정답: C", 2),
+        (KO, "答えはＣです。", 2),
+        (KO, "选B", 1),
+        (KO, "คำตอบคือ B ครับ", 1),
+        (KO, "`B`", 1),
+        (KO, "D. 라파스입니다. A가 아닙니다.", 3),
         (KO, "정답은 리마입니다.", 0),
         (KO, "리마 아니면 키토", None),
-        (KO, "정답: C", 2),
-        (KO, "A. 또는 B.", None),
+        (KO, "정답은 A 또는 B", None),
+        (KO, "(A / B / C / D)\n(A / B / C / D)", None),  # the question again
         (KO, "A friend of mine", None),
         (KO, "Apples", None),
         (AR, "**B**", 1),

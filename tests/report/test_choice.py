@@ -54,6 +54,7 @@ def test_words_for_the_matrix() -> None:
     for key in ("capitals/acc", "sums/acc", "judge/score", "nll_per_passage"):
         own[key]["verdict"] = "equivalent within 1%"
     del own["prompts/script"], own["prompts/line"]
+    whole["judge"]["languages"] = {}
     assert choice.word(whole, W4, "ko") == "same"
     own["sums/acc"]["verdict"] = "better"
     own["judge/score"]["verdict"] = "worse"
@@ -66,6 +67,19 @@ def test_a_single_measure_that_shows_a_loss_is_enough() -> None:
         whole = compared()
         whole["models"][W4]["languages"]["ko"][key]["verdict"] = "worse"
         assert picks(whole)["ko"] == W8, key
+
+
+def test_a_rating_below_the_reference_is_a_loss() -> None:
+    whole = compared()
+    ratings = {BASE: entry(0.0), W8: entry(0.1, spread=0.5), W4: entry(-1.0, spread=0.4)}
+    whole["judge"]["languages"] = {"ko": {"ratings": ratings}}
+    assert picks(whole)["ko"] == W8
+    # Only how the answers end was measured: that chooses nothing.
+    for about in whole["models"].values():
+        own = about["languages"]["ko"]
+        about["languages"]["ko"] = {key: own[key] for key in own if key in choice.RATES}
+    whole["judge"]["languages"] = {}
+    assert picks(whole)["ko"] is None
 
 
 def test_other_scripts_in_the_answers_count_where_intervals_do_not_touch() -> None:

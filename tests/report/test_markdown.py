@@ -175,7 +175,7 @@ def test_what_is_known_only_of_some_models() -> None:
     assert pairs[1][1:] == ["w8", "w4|작은", "20", "12", "8", "2"]
     trust = headed(page, "language", "orders agree")
     assert trust[1][1:] == ["71%", "0.42", "40", "58%", "–"]
-    ratings = next(table for table in tables(page) if table[-1][1:2] == ["-1.00 [-1.40, -0.60]"])
+    ratings = next(table for table in tables(page) if table[-1][1:2] == ["+0.00 [-0.40, +0.40]"])
     assert len(ratings) == 4  # none in Khmer
     assert "None" not in page and "None" not in written(whole, RECORD, KO)
     assert "Ship “w4|작은” in Korean" in shown(whole)

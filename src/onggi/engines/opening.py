@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -31,6 +32,15 @@ def how(source: str, need: Need) -> How:
         return "transformers"
     library = {"score": "llama_cpp", "generate": "xllamacpp"}.get(need)
     return "llama.cpp" if library and importlib.util.find_spec(library) else "dequantised"
+
+
+def versions(source: str) -> dict[str, str]:
+    """What runs a GGUF file for each need, with the version of the library: other numbers come of another."""
+    found = {}
+    for need, library in (("score", "llama-cpp-python"), ("generate", "xllamacpp")):
+        way = how(source, need)  # type: ignore[arg-type]
+        found[need] = f"{library} {importlib.metadata.version(library)}" if way == "llama.cpp" else way
+    return found
 
 
 @dataclass

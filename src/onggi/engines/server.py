@@ -68,7 +68,7 @@ class Engine:
         self.source, self.at, self.options = source, at, options or Options()
         self.counters = Counters(self.options)
         self._identity = identity or f"{at.url}#{at.name}"
-        self._answers = Answers(path_for(self._identity)) if cache else None
+        self._answers = Answers(path_for(self._identity)) if cache and self.options.cache else None
         self._pace = _Pace(self.options)
         self._limit = "max_tokens"  # of a chat, or what the server calls it instead
         self._reached = False
@@ -327,6 +327,10 @@ class Engine:
             await self._not_found(client, request, said)
         if code == "content_filter":
             return Answer("", "filter", 0, 0, time.monotonic() - started), True
+        if status in (400, 422) and parameter == "temperature" and request.body.get("temperature") == 0.0:
+            # Models that think take their own temperature only; the nearest to greedy that there is.
+            del request.body["temperature"]
+            return await self._once(client, request, key, started)
         if status in (400, 422) and parameter in ("temperature", "top_p", "seed", "stop"):
             raise OnggiError(
                 f"{self.source}: does not take {parameter}={request.body.get(parameter)} ({said}); "
@@ -401,9 +405,13 @@ def _is_local(url: str) -> bool:
 def _key(url: str) -> str:
     """The key for the server at `url`, empty where there is none.
 
-    `OPENAI_API_KEY` may be another server's: it goes nowhere in the clear, except to this machine.
+    Its own (`ONGGI_API_KEY_API_EXAMPLE_COM` for api.example.com) comes before the one for all. `OPENAI_API_KEY`
+    may be another server's: it goes nowhere in the clear, except to this machine.
     """
-    name = "ONGGI_API_KEY"
+    host = (urlsplit(url).hostname or "").upper()
+    name = "ONGGI_API_KEY_" + "".join(letter if letter.isalnum() else "_" for letter in host)
+    if not os.environ.get(name):
+        name = "ONGGI_API_KEY"
     if not os.environ.get(name) and (url.startswith("https://") or _is_local(url)):
         name = "OPENAI_API_KEY"
     key = os.environ.get(name, "").strip()

@@ -39,6 +39,8 @@ class Options:
     """Price of a million input tokens, in any currency; default: unknown."""
     output_price: float | None = None
     """Price of a million output tokens."""
+    cache: bool = True
+    """Take answers that an earlier run has kept of the same request to the same address and name."""
     budget: float | None = None
     """A run that may cost more is refused before it spends; default: no limit."""
 

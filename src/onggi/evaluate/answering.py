@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import ledger
+from ..engines import protocol
 from ..engines.protocol import Answer, Generates, Sampling, Scores
 from ..text import confusion
 from ..text.prompts import Prompt
@@ -19,12 +20,12 @@ Row = Mapping[str, Any]
 _LONGEST = 512  # tokens of an answer to an open item
 
 
-def ask(engine: Any, task: Task, items: Sequence[Item]) -> Iterator[Row]:
-    """The result of each item as it is known, in no order."""
+def ask(engine: Any, task: Task, items: Sequence[Item], chat: bool = False) -> Iterator[Row]:
+    """The result of each item as it is known, in no order. chat: what is answered freely is asked as a chat."""
     if task.kind == "choice":
         yield from _choose(engine, task, [item for item in items if isinstance(item, Choice)])
     else:
-        yield from _answer(engine, task, [item for item in items if isinstance(item, Open)])
+        yield from _answer(engine, task, [item for item in items if isinstance(item, Open)], chat)
 
 
 def _choose(engine: Scores, task: Task, items: Sequence[Choice]) -> Iterator[Row]:
@@ -74,12 +75,15 @@ def _chosen(task: Task, item: Choice, scores: Mapping[tuple[str, str], float]) -
     return {**row, "value": float(chosen == item.answer), "chosen": chosen, "answer": item.answer}
 
 
-def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Row]:
+def _answer(engine: Generates, task: Task, items: Sequence[Open], chat: bool) -> Iterator[Row]:
     """Each item answered in free text, greedily, up to the task's stop."""
     # A translation is about as long as what it should be; a model that goes on and on is cut.
     longest = max((len(item.answer.encode()) for item in items), default=0) // 2 + 32
     sampling = Sampling(max_tokens=min(longest, _LONGEST), stop=task.stop)
-    for number, said in engine.generate([item.prompt for item in items], sampling):
+    prompts: list[protocol.Prompt] = [
+        [{"role": "user", "content": item.prompt}] if chat else item.prompt for item in items
+    ]
+    for number, said in engine.generate(prompts, sampling):
         item = items[number]
         yield {
             "item": item.id,
@@ -89,6 +93,7 @@ def _answer(engine: Generates, task: Task, items: Sequence[Open]) -> Iterator[Ro
             "tokens": said.tokens,
             "prompt_tokens": said.prompt_tokens,
             "seconds": round(said.seconds, 3),
+            "error": said.error,
         }
 
 

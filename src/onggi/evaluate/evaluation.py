@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .. import fanout, ledger
 from ..engines import opening
-from ..engines.spending import Options
+from ..engines.spending import Estimate, Options
+from ..errors import OnggiError
 from ..languages import Languages
 from ..models import references
 from ..models.references import Reference
@@ -21,6 +22,8 @@ from ..text import Text
 from . import pieces
 from .pieces import Piece, Row
 from .records import Items
+
+Failures = Literal["stop", "leave_out"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,8 @@ class Evaluation:
     """`scores` (DESIGN §3), `items` and the names of the `outputs` in `job.work`, as they grow.
 
     line: the models, named apart. reference: the name of the one that the others are set against.
-    options: how servers are treated. on: where the work is done, None for here.
+    options: how servers are treated. failures: whether requests that failed for good end the run or are left
+    out of it. on: where the work is done, None for here.
     """
 
     def __init__(
@@ -46,9 +50,11 @@ class Evaluation:
         reference: str,
         margin: float,
         options: Options,
+        failures: Failures = "stop",
         on: fanout.On | None = None,
     ):
         self.job, self.reference, self.margin, self.options, self.on = job, reference, margin, options, on
+        self.failures = failures
         self.models = [
             Model(r.name, r.source, None if references.served(r.source) else references.resolve(r.source))
             for r in line
@@ -66,6 +72,8 @@ class Evaluation:
         self.items = Items()
         # (what was asked, source) → every row that a model behind a server has given.
         self.served: dict[tuple[str, str], list[Row]] = {}
+        # Source → what it may cost, of all parts that were announced so far.
+        self.estimates: dict[str, Estimate] = {}
         self.outputs = ["scores.json", "items.parquet"]
 
     @property
@@ -82,12 +90,21 @@ class Evaluation:
         return 2 * max(stored, default=0) + 2**30
 
     def complete(self, label: str, todo: Sequence[Piece]) -> list[dict[str, Row]]:
-        """The rows of each piece; see `pieces.complete`."""
-        found = pieces.complete(self.job, label, todo, self.options, self.on, self.memory)
+        """The rows of each piece; see `pieces.complete`. Raises OnggiError where some failed for good, unless
+        these are to be left out.
+        """
+        found = pieces.complete(self.job, label, todo, self.options, self.estimates, self.on, self.memory)
         for piece, rows in zip(todo, found, strict=True):
+            # What a judge settles by itself, or has no answer for, was not asked.
+            asked = [r for r in rows.values() if r.get("finish") and r.get("status") != "missing"]
+            failed = [row for row in asked if row["finish"] == "error"]
+            if failed and self.failures == "stop":
+                raise OnggiError(
+                    f"{piece.source}: {len(failed)} of {len(asked)} requests ({piece.label}) failed, the last: "
+                    f"{failed[-1]['error']}. What was answered is kept: run again to ask for the rest, or with "
+                    "--failures leave_out to go on without."
+                )
             if references.served(piece.source):
-                # What a judge settles by itself was not asked.
-                asked = [row for row in rows.values() if row["finish"] is not None]
                 self.served.setdefault((label, piece.source), []).extend(asked)
         return found
 

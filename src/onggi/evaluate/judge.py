@@ -378,8 +378,7 @@ def compare(
     An answer that is empty or in the wrong language loses to one that is not, without asking ("settled").
     kept: as in `grade`.
     """
-    if first[0] == second[0] or "tie" in (first[0], second[0]):
-        raise OnggiError(f"{first[0]} and {second[0]}: two models need two names, neither of them 'tie'.")
+    check([first[0], second[0]])
     template = template or Template("pair")
     asked: list[tuple[dict[str, Any], list[dict[str, str]]]] = []
     orders = ((first, second), (second, first))
@@ -401,6 +400,12 @@ def compare(
     for row, answer, found in _verdicts(engine, asked, sampling, _CHOICE):
         winners = {"A": row["a"], "B": row["b"], "TIE": "tie", None: None}
         yield row | _said(answer, found) | {"winner": winners[found]}
+
+
+def check(models: Sequence[str]) -> None:
+    """Raises OnggiError for models that cannot be compared with each other."""
+    if len(set(models)) < 2 or "tie" in models:
+        raise OnggiError(f"judging: {' and '.join(models)}: comparing needs two names, none of them 'tie'.")
 
 
 def order(key: str, first: str) -> str:
@@ -531,6 +536,11 @@ def ratings(rows: Iterable[Row], reference: str | None = None) -> dict[str, stat
             games.append((one, other, {one: 1.0, other: 0.0, "tie": 0.5}[each["winner"]]))
             items.append(each["_id"])
     return statistics.bradley_terry(games, items, reference=reference)
+
+
+def fingerprint() -> list[Any]:
+    """What verdicts depend on beside the judge and the answers."""
+    return [_REVISION, asdict(SAMPLING), Template("single").sha256, Template("pair").sha256]
 
 
 def record(

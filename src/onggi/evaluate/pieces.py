@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import fanout, ledger
 from ..engines import opening, server
-from ..engines.spending import Options, Rehearsal
+from ..engines.spending import Estimate, Options, Rehearsal
 from ..errors import OnggiError
 from ..models import references
 from ..progress import progress, say
@@ -43,14 +43,16 @@ def complete(
     label: str,
     pieces: Sequence[Piece],
     options: Options | None = None,
+    estimates: dict[str, Estimate] | None = None,
     on: fanout.On | None = None,
     memory: int = 0,
 ) -> list[dict[str, Row]]:
     """Item → row of every piece, in their order: what is kept and, asked for now, what is missing.
 
     What failed (`finish` is `error`) is asked for again: a server may have come back.
-    label: what the bar calls them. options: how servers are treated; what they may cost is said before
-    anything is sent, and OnggiError raised where it is over the budget. on, memory: as `fanout.each` has them.
+    label: what the bar calls them. options: how servers are treated. What a server may cost is said before
+    anything of these pieces is sent, added to its earlier `estimates` of the run, and OnggiError raised where
+    the sum is over the budget. on, memory: as `fanout.each` has them.
     """
     found: list[dict[str, Row]] = []
     for piece in pieces:
@@ -62,7 +64,7 @@ def complete(
     served = [n for n in todo if references.served(pieces[n].source)]
     for source in dict.fromkeys(pieces[n].source for n in served):
         own = [(pieces[n], found[n]) for n in served if pieces[n].source == source]
-        _announce(source, own, options or Options())
+        _announce(source, own, options or Options(), {} if estimates is None else estimates)
     # A server is asked from here, where its limits are kept and its key is.
     far = [n for n in todo if on and n not in served]
     done = sum(len(rows.keys() & set(piece.keys)) for rows, piece in zip(found, pieces, strict=True))
@@ -85,7 +87,12 @@ def complete(
     return found
 
 
-def _announce(source: str, own: Sequence[tuple[Piece, Mapping[str, Row]]], options: Options) -> None:
+def _announce(
+    source: str,
+    own: Sequence[tuple[Piece, Mapping[str, Row]]],
+    options: Options,
+    estimates: dict[str, Estimate],
+) -> None:
     """Say what a server's pieces may cost. Raises OnggiError where that is more than the budget."""
     rehearsal = Rehearsal(server.Engine(source, options))
     for piece, kept in own:
@@ -94,9 +101,12 @@ def _announce(source: str, own: Sequence[tuple[Piece, Mapping[str, Row]]], optio
     if (estimate := rehearsal.estimate) is None:
         return
     say(f"{source}: {estimate}")
+    if source in estimates:
+        estimate += estimates[source]
+    estimates[source] = estimate
     if options.budget is not None and (estimate.money or 0.0) > options.budget:
         raise OnggiError(
-            f"budget: {source} may cost {estimate.money:.4g}, more than {options.budget:g}; "
+            f"budget: {source} may cost {estimate.money:.4g} in all, more than {options.budget:g}; "
             "ask less (--limit, --max_tokens) or allow more."
         )
 

@@ -52,6 +52,12 @@ class Items:
         for metric, value in row["values"].items():
             self._add(model, language, "prompts", row["item"], metric, value, row["tokens"])
 
+    def add_grade(self, row: Mapping[str, Any]) -> None:
+        """Of a judge's verdict on an answer: the grade, where there is one; tokens of the verdict."""
+        if row["score"] is not None:
+            cells = (row["item"], "score", float(row["score"]), row["tokens"])
+            self._add(row["model"], row["lang"], "judge", *cells)
+
     def write(self, path: Path) -> None:
         """One row for each number."""
         types = {"value": pa.float64(), "tokens": pa.int64()}

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import ledger
+from ..errors import OnggiError
+from . import written
 from .answering import Row
 from .tasks import Choice, Item, Task
 
@@ -24,6 +26,16 @@ Results = dict[str, Any]
 Sheets = dict[str, tuple[list[Results], dict[str, list[dict[str, Any]]]]]
 # The parts of lm-eval's results that are kept by the name of a task.
 _BY_TASK = ("results", "group_subtasks", "configs", "versions", "n-shot", "higher_is_better", "n-samples")
+
+
+def check(models: Sequence[str]) -> None:
+    """Raises OnggiError for two models whose files would have one name."""
+    plain = [_plain(model) for model in models]
+    for model, name in zip(models, plain, strict=True):
+        if plain.count(name) > 1:
+            raise OnggiError(
+                f"models: two would write results_{name}.json; name {model} apart, as NAME=MODEL."
+            )
 
 
 def ours(
@@ -78,7 +90,8 @@ def _sample(number: int, metric: str, item: Item, row: Row) -> dict[str, Any]:
         }
         prompt = item.context
         if "output" in row:  # the choice was written
-            arguments, responses, filtered = [(prompt, "")], [[row["output"]]], [str(row["chosen"])]
+            chat = json.dumps(written.messages(item), ensure_ascii=False)
+            arguments, responses, filtered = [(chat, "")], [[row["output"]]], [str(row["chosen"])]
         else:
             arguments = [(prompt, choice) for choice in item.choices]
             # Whether a choice was the greedy one is not kept.

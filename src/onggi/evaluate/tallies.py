@@ -138,8 +138,10 @@ def _flips(
             "p_equivalent": _number(q),
             "margin": margin,
             "verdict": statistics.verdict(p, q, loss, margin, within=f"{100 * margin:g}%"),
-            # What a loss must be to be seen with so many items, of which so many flip.
-            "detectable": statistics.minimum_detectable_loss(flip.n, share) if 0 < share < 1 else None,
+            # What a loss must be to be seen with so many items, of which so many flip, in so many languages.
+            "detectable": statistics.minimum_detectable_loss(flip.n, share, alpha=0.05 / len(flips))
+            if 0 < share < 1
+            else None,
         }
     return found
 
@@ -181,12 +183,16 @@ def paired(
     }
 
 
-def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, dict[str, dict[str, Any]]]:
+def tally_answers(
+    rows: Mapping[str, Mapping[str, Sequence[Row]]], reference: str, margin: float
+) -> dict[str, dict[str, dict[str, Any]]]:
     """model → language → metric → entry, of answers to prompts: the mean of each of their `values`.
 
     A metric is there for the answers it is defined for, and `n` says of how many prompts; one that only marks what
     was found (`script/Hani`, `line/en`) counts the others as 0. Answers that failed are left out and
-    counted in `failed`.
+    counted in `failed`. Where there are right answers, `exact` and `chrf` have a verdict against the reference on
+    what both answered: the paired sign-flip test over prompts, Holm over languages. margin: a share of the
+    answers, or times 100 of chrF.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for model, by_language in rows.items():
@@ -199,4 +205,29 @@ def tally_answers(rows: Mapping[str, Mapping[str, Sequence[Row]]]) -> dict[str, 
                 own_values = [(key, v.get(metric, 0.0)) for key, v in good if sparse or metric in v]
                 entries[metric] = mean_of_turns(own_values, (0.0, 100.0 if metric == "chrf" else 1.0))
             found[model][language] = entries
+    for metric, own_margin, within in (
+        ("exact", margin, f"{100 * margin:g}%"),
+        ("chrf", 100 * margin, f"{100 * margin:g} chrF"),
+    ):
+        for model, by_language in rows.items():
+            if model == reference:
+                continue
+            losses = {
+                language: lost
+                for language, own in by_language.items()
+                if (lost := _lost(rows[reference][language], own, metric))
+            }
+            for language, verdict in paired(losses, dict.fromkeys(losses, own_margin), within, 1).items():
+                found[model][language][metric] |= verdict
     return found
+
+
+def _lost(before: Sequence[Row], after: Sequence[Row], metric: str) -> list[float]:
+    """What each prompt lost, a mean over its turns that both answered."""
+    base = {row["item"]: row["values"].get(metric) for row in before}
+    lost: dict[str, list[float]] = defaultdict(list)
+    for row in after:
+        value, known = row["values"].get(metric), base.get(row["item"])
+        if value is not None and known is not None:
+            lost[row["_id"]].append(known - value)
+    return [sum(own) / len(own) for own in lost.values()]

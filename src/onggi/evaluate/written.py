@@ -10,6 +10,7 @@ answer and not the form), so a table is made in one form or the other, for all i
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,9 +18,9 @@ from ..engines.protocol import Generates, Sampling
 from .tasks import Choice
 
 LETTERS = "ABCDEFGH"
-_SAMPLING = Sampling(max_tokens=24)
-# A letter by itself, as an answer gives it: `B`, `(B)`, `B. …`, `정답: B`; not the article of "A friend".
-_LETTER = re.compile(r"(?<!\w)([A-H])(?=[.):,*\]\n]|\s*$)")
+# A letter by itself in any script's sentence: `B`, `(B)`, `정답은 B입니다.`, `答えはBです`. Not the article of "A friend".
+_LETTER = re.compile(r"(?<![A-Za-z0-9])([A-H])(?![A-Za-z0-9]|(?<=A) [a-z])")
+_FIRST = re.compile(r"\W*" + _LETTER.pattern)
 
 
 def messages(item: Choice) -> list[dict[str, str]]:
@@ -35,18 +36,25 @@ def messages(item: Choice) -> list[dict[str, str]]:
 
 def _asked(item: Choice) -> str:
     lines = [f"{letter}. {choice.strip()}" for letter, choice in zip(LETTERS, item.choices, strict=False)]
-    which = " / ".join(LETTERS[: len(item.choices)])
-    return "\n".join([item.question.rstrip(), *lines, f"({which})"])
+    return "\n".join([item.question.rstrip(), *lines, _which(item)])
+
+
+def _which(item: Choice) -> str:
+    return f"({' / '.join(LETTERS[: len(item.choices)])})"
 
 
 def chosen(text: str, item: Choice) -> int | None:
-    """The choice that an answer names: by its letter, else by the one choice it quotes.
-
-    None where it names none, or several.
+    """The choice that an answer names: by the letter it begins with or the only one in it, else by the one
+    choice it quotes. None where it names none, or several.
     """
-    letters = {LETTERS.index(letter) for letter in _LETTER.findall(text.strip())}
+    text = unicodedata.normalize("NFKC", text).replace(
+        _which(item), " "
+    )  # a base model may go on with the question
+    first = _FIRST.match(text)
+    letters = {first[1]} if first else set(_LETTER.findall(text))
     if letters:
-        return min(letters) if len(letters) == 1 and max(letters) < len(item.choices) else None
+        found = LETTERS.index(min(letters))
+        return found if len(letters) == 1 and found < len(item.choices) else None
     quoted = [n for n, choice in enumerate(item.choices) if choice.strip().casefold() in text.casefold()]
     # A choice may be part of another: "445" of "1445", "Guinea" of "Guinea-Bissau".
     longest = [
@@ -57,9 +65,10 @@ def chosen(text: str, item: Choice) -> int | None:
     return longest[0] if len(longest) == 1 else None
 
 
-def ask(engine: Generates, items: Sequence[Choice]) -> Iterator[Mapping[str, Any]]:
+def ask(engine: Generates, items: Sequence[Choice], max_tokens: int) -> Iterator[Mapping[str, Any]]:
     """Each item's row as it is answered; one that names no choice is wrong, and `chosen` is None."""
-    for number, said in engine.generate([messages(item) for item in items], _SAMPLING):
+    sampling = Sampling(max_tokens=max_tokens)
+    for number, said in engine.generate([messages(item) for item in items], sampling):
         item = items[number]
         picked = chosen(said.text, item)
         yield {
@@ -72,4 +81,5 @@ def ask(engine: Generates, items: Sequence[Choice]) -> Iterator[Mapping[str, Any
             "tokens": said.tokens,
             "prompt_tokens": said.prompt_tokens,
             "seconds": round(said.seconds, 3),
+            "error": said.error,
         }

@@ -18,7 +18,8 @@ from .wording import Scores
 Entry = Mapping[str, Any]
 Word = Literal["reference", "best", "better", "same", "unshown", "mixed", "damaged", "unmeasured"]
 
-TEXT, GRADE = "nll_per_passage", "judge/score"
+TEXT, GRADE, RATING = "nll_per_passage", "judge/score", "judge/rating"
+RIGHT = ("prompts/exact", "prompts/chrf")
 # Rates of answers that speak against a model where they are clearly worse than the reference's.
 RATES = ("prompts/script", "prompts/line", "prompts/loop", "prompts/empty")
 _FEWER_IS_BETTER = (TEXT, "prompts/loop", "prompts/empty")
@@ -56,8 +57,12 @@ def tasks(scores: Scores) -> dict[str, str]:
 def entries(scores: Scores, name: str, tag: str) -> dict[str, Entry]:
     """What speaks for or against a model in a language, by its key in `scores.json`."""
     own = scores["models"][name]["languages"].get(tag, {})
-    keys = [TEXT, *tasks(scores).values(), GRADE, *RATES]
-    return {key: own[key] for key in keys if key in own and own[key].get("value") is not None}
+    keys = [TEXT, *tasks(scores).values(), *RIGHT, GRADE, *RATES]
+    found = {key: own[key] for key in keys if key in own and own[key].get("value") is not None}
+    judged = (scores.get("judge") or {}).get("languages", {}).get(tag) or {}
+    if rating := (judged.get("ratings") or {}).get(name):
+        found[RATING] = rating
+    return found
 
 
 def at_chance(scores: Scores, tag: str, key: str) -> bool:
@@ -74,12 +79,16 @@ def at_chance(scores: Scores, tag: str, key: str) -> bool:
 def verdicts(scores: Scores, name: str, tag: str) -> dict[str, str]:
     """Key → worse, better, equivalent or same (no significant difference), of all that tells models apart.
 
-    Rates of answers have no verdict of their own: one is worse where the intervals do not touch.
+    Rates of answers have no verdict of their own: one is worse where the intervals do not touch. A rating is
+    set against the reference's, which is 0.
     """
     base = entries(scores, scores["reference"], tag)
     found = {}
     for key, entry in entries(scores, name, tag).items():
-        if key in RATES and name != scores["reference"] and key in base:
+        if key == RATING:
+            if name != scores["reference"] and entry.get("low") is not None:
+                found[key] = "worse" if entry["high"] < 0 else "better" if entry["low"] > 0 else "same"
+        elif key in RATES and name != scores["reference"] and key in base:
             found[key] = "worse" if _above(scores, key, base[key], entry) else "same"
         elif "verdict" in entry and not at_chance(scores, tag, key):
             kind = entry["verdict"].partition(" within ")[0]
@@ -157,7 +166,8 @@ def choose(scores: Scores, tag: str, names: Sequence[str] | None = None) -> Choi
     """The model to ship in `tag`, of `names` (default: of all)."""
     names = names or list(scores["models"])
     told = {name: verdicts(scores, name, tag) for name in names}
-    if not any(told.values()):
+    # In which language and how an answer ends says nothing of whether it is any good.
+    if not any(key not in RATES for own in told.values() for key in own):
         asked = [key for key in tasks(scores).values() if any(key in entries(scores, n, tag) for n in names)]
         return Choice(tag, None, chance=any(at_chance(scores, tag, key) for key in asked))
     found = best(scores, tag, names)

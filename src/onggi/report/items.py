@@ -44,6 +44,11 @@ def tasks(scores: Scores, say: Phrases) -> list[Block]:
         note = [say("tasks.what", about=plain(task["about"]), metric=task["metric"], shots=task["shots"])]
         if f"tasks.{task.get('form')}" in say:
             note.append(say(f"tasks.{task['form']}"))
+        if unread := sum(e.get("unread", 0) for own in found.values() for e in own.values()):
+            total = sum(e["n"] for own in found.values() for e in own.values() if "unread" in e)
+            note.append(say("tasks.unread", count=unread, total=total))
+        if out := sum((task.get("left_out") or {}).values()):
+            note.append(say("tasks.left_out", count=out))
         seen = [e["detectable"] for own in found.values() for e in own.values() if e.get("detectable")]
         if seen:
             note.append(say("tasks.detectable", points=f"{100 * max(seen):.1f}"))
@@ -138,6 +143,8 @@ def cell(entry: Mapping[str, Any] | None, metric: str, say: Phrases, between: st
     parts = [words]
     if "verdict" in entry:
         parts.append(said(entry["verdict"], say))
+    if entry.get("unread"):
+        parts.append(f"({say('tasks.unread_short', count=entry['unread'])})")
     if "right_to_wrong" in entry:
         parts.append(f"(−{entry['right_to_wrong']} +{entry['wrong_to_right']})")
     return between.join(parts)

@@ -22,8 +22,9 @@ if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may i
     from ..text.prompts import Prompt
 
 _REVISION = 3
-# Options that change how servers are asked and not what comes of it.
-_SERVER = ("concurrency", "requests_per_minute", "timeout", "input_price", "output_price", "budget")
+# Options of servers, and of these and others those that change how a run goes and not what comes of it.
+_SERVER = ("concurrency", "requests_per_minute", "timeout", "cache", "input_price", "output_price", "budget")
+_UNSEEN = ("concurrency", "requests_per_minute", "timeout", "budget", "failures", "on")
 
 
 @dataclass(frozen=True)
@@ -74,12 +75,19 @@ class EvaluateConfig:
     """Of models behind servers: most requests a minute; default: no limit of ours."""
     timeout: float = 300.0
     """Of models behind servers: seconds that a request may take."""
+    cache: bool = True
+    """Of models behind servers: take answers that an earlier run has kept of the same request to the same
+    address and name. Say false where another model stands there now."""
+    failures: Literal["stop", "leave_out"] = "stop"
+    """What becomes of requests that failed for good, all retries over: end the run, which goes on from there, or
+    leave those items and answers out, for all models alike."""
     input_price: float | None = None
     """Of models behind servers: price of a million input tokens, in any currency."""
     output_price: float | None = None
     """Of models behind servers: price of a million output tokens."""
     budget: float | None = None
-    """Of models behind servers: a model that may cost more is refused before anything is sent."""
+    """Of models behind servers: a model that may cost more is refused before a part (tasks, prompts, judge) is
+    sent that may bring it over."""
     languages: Languages | None = None
     """Languages to score, as en,ko,km; default: all that the text has, for tasks those of the probe."""
     limit: int | None = None
@@ -151,6 +159,7 @@ def _references(config: EvaluateConfig) -> tuple[list[Reference], str]:
 def inputs(config: EvaluateConfig) -> dict[str, Any]:
     """Fingerprints of the text and of each model by its name."""
     from .. import text
+    from ..engines import opening
     from ..evaluate.parts import tasks
     from ..models import references
     from ..text import prompts
@@ -162,8 +171,17 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
         "text": text.fingerprint(config.text or "probe", None if config.tasks else config.languages),
         "prompts": ledger.sha256(prompts.file(config.prompts)) if config.prompts else None,
     }
-    found["judge"] = references.fingerprint(references.parse(config.judge).source) if config.judge else None
-    found |= dict.fromkeys((*_SERVER, "on"))
+    # What is kept of an unfinished run goes by a model's place on the line.
+    found |= {"order": [r.name for r in line], "scored": config.scored_text}
+    asked = list(line)
+    if config.judge:
+        from ..evaluate import judge
+
+        by = references.parse(config.judge)
+        found["judge"] = [by.name, references.fingerprint(by.source), judge.fingerprint()]
+        asked.append(by)
+    found["engines"] = {r.source: opening.versions(r.source) for r in asked if references.is_gguf(r.source)}
+    found |= dict.fromkeys(_UNSEEN)
     if theirs := tasks.split(config.tasks or ())[1]:
         tasks.known(theirs)
         found["lm-eval"] = tasks.harness().fingerprint(theirs)
@@ -207,6 +225,7 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
 
 def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     from .. import text
+    from ..evaluate import judge as judging
     from ..evaluate import results
     from ..evaluate.evaluation import Evaluation
     from ..evaluate.parts import answers, costs, judge, passages, tasks
@@ -215,7 +234,7 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     line, reference = _references(config)
     ours, theirs = tasks.split(config.tasks or ())
     served = [r.name for r in line if references.served(r.source)]
-    scored = config.scored_text if config.text or not served else None
+    scored = config.scored_text
     if reference in served and (scored or theirs):
         raise OnggiError(
             f"reference: {reference} is behind a server, which gives no log-likelihoods of a given text; "
@@ -229,6 +248,9 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
             f"choices: {served[0]} is behind a server, which does not tell how likely a choice is; "
             "leave --choices out, and every model writes its choice."
         )
+    results.check([r.name for r in line])
+    if config.judge and config.judging != "grade":
+        judging.check([r.name for r in line])
     # What is asked is all known before a model is loaded. Translation needs its English, whichever
     # languages are scored.
     shots = config.shots or 0
@@ -239,14 +261,15 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     if theirs:
         harnessed = tasks.harness().prepare(theirs, config.languages, config.shots, config.limit)
     prompts = _prompts(config)
-    found = text.load(scored, config.languages) if scored else None
+    # English, should it not be asked for: others' tokens are set against it.
+    found = text.load(scored, None if scored == "probe" else config.languages) if scored else None
 
-    evaluation = Evaluation(job, line, reference, config.margin, config.server, config.on)
+    evaluation = Evaluation(job, line, reference, config.margin, config.server, config.failures, config.on)
     if found:
         passages.add(evaluation, found, config.languages, config.limit)
     sheets: results.Sheets = {model.name: ([], {}) for model in evaluation.models}
     if asked:
-        tasks.add(evaluation, asked, shots, config.text or "probe", form, sheets)
+        tasks.add(evaluation, asked, shots, config.text or "probe", form, config.max_tokens, sheets)
     if harnessed:
         from ..evaluate.parts import harness
 
@@ -256,15 +279,15 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
         evaluation.outputs += results.write(job.work, model.name, model.source, made, samples, config.limit)
     if prompts:
         answered = answers.add(evaluation, prompts, config.prompts or "", config.max_tokens)
+        grades: dict[tuple[str, str, str], float] = {}
         if config.judge:
-            judge.add(evaluation, references.parse(config.judge), prompts, answered, config.judging)
+            by = references.parse(config.judge)
+            grades = judge.add(evaluation, by, prompts, answered, config.judging)
+        answers.write(evaluation, prompts, answered, grades)
     costs.add_servers(evaluation)
     _costs(config, evaluation, found)
-    outputs = evaluation.write()
-    if twice := sorted({file for file in outputs if outputs.count(file) > 1}):
-        raise OnggiError(f"models: two would write {twice[0]}; name one apart, as NAME=MODEL.")
     return job.finish(
-        outputs,
+        evaluation.write(),
         command=command(STAGE, config, job.out),
         before=_commands([config.text or "probe", *(r.source for r in line)]),
     )
@@ -277,11 +300,18 @@ def _costs(config: EvaluateConfig, evaluation: Evaluation, scored: Text | None) 
 
     found = scored or text.load("probe")
     languages = evaluation.languages(found)
-    if languages:
-        passages = {tag: list(own.values()) for tag, own in found.common(languages, config.limit).items()}
-        costs.add_tokenizers(evaluation, passages, found.name, found.parallel)
-        if config.cost:
-            costs.add_machine(evaluation, [passage for own in passages.values() for passage in own])
+    if languages is None:
+        say(f"{found.name} is in none of the languages that were measured, so no tokens are counted on it.")
+    else:
+        wanted = list(dict.fromkeys((*languages, "en") if "en" in found.languages else languages))
+        passages = {
+            tag: list(own.values()) for tag, own in found.common(Languages(wanted), config.limit).items()
+        }
+        costs.add_tokenizers(evaluation, passages, languages, found.name, found.parallel)
+    if config.cost:
+        costs.add_machine(
+            evaluation, [p for own in found.common(found.languages, 4).values() for p in own.values()]
+        )
 
 
 def _prompts(config: EvaluateConfig) -> dict[str, list[Prompt]]:

@@ -20,7 +20,7 @@ Answered = dict[str, dict[str, list[Row]]]
 def add(
     evaluation: Evaluation, prompts: Mapping[str, Sequence[Prompt]], source: str, max_tokens: int
 ) -> Answered:
-    """Every model's answers to `prompts` (language → prompts) of `source`; into answers.jsonl too."""
+    """Every model's answers to `prompts` (language → prompts) of `source`."""
     sampling = Sampling(max_tokens=max_tokens)
     keys = {language: [key for prompt in own for key in prompt.keys] for language, own in prompts.items()}
     todo: dict[tuple[str, str], Piece] = {}
@@ -42,7 +42,7 @@ def add(
         }
         for model in evaluation.models
     }
-    for model_name, entries in tallies.tally_answers(rows).items():
+    for model_name, entries in tallies.tally_answers(rows, evaluation.reference, evaluation.margin).items():
         for language, metrics in entries.items():
             for metric, entry in metrics.items():
                 evaluation.add(f"prompts/{metric}", {model_name: {language: entry}})
@@ -51,19 +51,42 @@ def add(
         "languages": {language: len(own) for language, own in prompts.items()},
         "sampling": {"max_tokens": max_tokens, "temperature": 0.0},
     }
+    for name, by_language in rows.items():
+        for language, answered in by_language.items():
+            for row in answered:
+                evaluation.items.add_answer(name, language, row)
+    return rows
+
+
+def write(
+    evaluation: Evaluation,
+    prompts: Mapping[str, Sequence[Prompt]],
+    rows: Answered,
+    grades: Mapping[tuple[str, str, str], float],
+) -> None:
+    """Write answers.jsonl. grades: (model, language, key of the turn) → the judge's, where there is one."""
     with (evaluation.job.work / "answers.jsonl").open("w", encoding="utf-8") as out:
         for name, by_language in rows.items():
             terms = evaluation.scores["models"][name]["about"].get("terms")
             for language, answered in by_language.items():
-                turns = [(prompt, turn) for prompt in prompts[language] for turn in range(len(prompt.turns))]
-                for (prompt, turn), row in zip(turns, answered, strict=True):
-                    evaluation.items.add_answer(name, language, row)
-                    before = [found[name, language][key]["output"] for key in prompt.keys[:turn]]
-                    said = {"_id": row["item"], "messages": prompt.chat(before), "lang": language}
-                    said |= {"model": name, "answer": row["output"], "finish": row["finish"], "terms": terms}
-                    out.write(json.dumps(said, ensure_ascii=False) + "\n")
+                own = {row["item"]: row for row in answered}
+                for prompt in prompts[language]:
+                    for turn, key in enumerate(prompt.keys, 1):
+                        row = own[key]
+                        before = [own[earlier]["output"] for earlier in prompt.keys[: turn - 1]]
+                        said: dict[str, Any] = {
+                            "_id": prompt.id,
+                            "messages": prompt.chat(before),
+                            "lang": language,
+                        }
+                        said |= {"model": name, "answer": row["output"], "finish": row["finish"]}
+                        said |= {"terms": terms}
+                        if len(prompt.keys) > 1:
+                            said["turn"] = turn
+                        if (name, language, key) in grades:
+                            said["score"] = grades[name, language, key]
+                        out.write(json.dumps(said, ensure_ascii=False) + "\n")
     evaluation.outputs.append("answers.jsonl")
-    return rows
 
 
 def _ask(

@@ -12,15 +12,22 @@ from ..evaluation import Evaluation
 
 
 def add_tokenizers(
-    evaluation: Evaluation, passages: Mapping[str, Sequence[str]], source: str, parallel: bool
+    evaluation: Evaluation,
+    passages: Mapping[str, Sequence[str]],
+    languages: Sequence[str],
+    source: str,
+    parallel: bool,
 ) -> None:
-    """What each tokenizer that is here makes of `passages` (language → texts) of `source`."""
+    """What each tokenizer that is here makes of `passages` (language → texts) of `source`, in `languages`:
+    there may be English passages only for the others to be set against.
+    """
     for model in evaluation.local:
         assert model.folder is not None
-        for language, entries in tokenizers.price(shared(model.folder), passages, parallel).items():
-            for measure, entry in entries.items():
+        found = tokenizers.price(shared(model.folder), passages, parallel)
+        for language in languages:
+            for measure, entry in found[language].items():
                 evaluation.add(measure, {model.name: {language: entry}})
-    evaluation.scores["tokenized"] = {"text": source, "parallel": parallel, "languages": list(passages)}
+    evaluation.scores["tokenized"] = {"text": source, "parallel": parallel, "languages": list(languages)}
 
 
 def add_machine(evaluation: Evaluation, texts: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from ...engines import opening
 from ...models.references import Reference
 from ...text.prompts import Prompt
 from .. import judge
@@ -24,8 +25,11 @@ def add(
     prompts: Mapping[str, Sequence[Prompt]],
     answered: Answered,
     judging: Judging,
-) -> None:
-    """Verdicts of the model `by` on the answers to `prompts` (language → prompts); into verdicts.jsonl too."""
+) -> dict[tuple[str, str, str], float]:
+    """Verdicts of the model `by` on the answers to `prompts` (language → prompts); into verdicts.jsonl too.
+
+    Returns (model, language, key of the turn) → grade.
+    """
     grades, pairs = judging != "compare", judging != "grade"
     names = [model.name for model in evaluation.models]
     answers = {
@@ -47,7 +51,9 @@ def add(
             label = f"{by.name} on {one} and {other} {language}"
             ask = functools.partial(_compare, own, *both, by.name)
             todo.append(Piece(label, by.source, "generate", orders, ask, file))
-    rows = [row for found in evaluation.complete("judge", todo) for row in found.values()]
+    # In the order of the prompts, whatever came first.
+    found = evaluation.complete("judge", todo)
+    rows = [kept[key] for piece, kept in zip(todo, found, strict=True) for key in piece.keys]
     graded = [row for row in rows if "model" in row]
     compared = [row for row in rows if "model" not in row]
     evaluation.add("judge/score", judge.tally_grades(graded, evaluation.reference, evaluation.margin))
@@ -60,15 +66,21 @@ def add(
     evaluation.scores["judge"] = {
         "model": by.name,
         "source": by.source,
+        "engine": opening.how(by.source, "generate"),
         "records": {
             kind: judge.record(by.source, judge.SAMPLING, every, judge.Template(kind), scorer)
             for kind, scorer in scorers.items()
         },
         "languages": judge.tally_pairs(compared, evaluation.reference) if pairs else {},
     }
+    for row in graded:
+        evaluation.items.add_grade(row)
     with (evaluation.job.work / "verdicts.jsonl").open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     evaluation.outputs.append("verdicts.jsonl")
+    return {
+        (row["model"], row["lang"], row["item"]): row["score"] for row in graded if row["score"] is not None
+    }
 
 
 def _grade(

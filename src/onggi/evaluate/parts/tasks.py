@@ -16,9 +16,10 @@ from ...text import Text
 from .. import answering, results, tallies, written
 from ..evaluation import Evaluation
 from ..pieces import Piece, Row
-from ..tasks import TASKS, Choice, Item, Task
+from ..tasks import TASKS, Choice, Item, Task, chrf_signature
 
 Form = Literal["scored", "written"]
+_LONGEST = 24  # tokens of a choice that a model here writes
 # task → language → items
 Asked = Mapping[str, Mapping[str, Sequence[Item]]]
 
@@ -77,10 +78,17 @@ def items(
 
 
 def add(
-    evaluation: Evaluation, asked: Asked, shots: int, text: str, form: Form, sheets: results.Sheets
+    evaluation: Evaluation,
+    asked: Asked,
+    shots: int,
+    text: str,
+    form: Form,
+    max_tokens: int,
+    sheets: results.Sheets,
 ) -> None:
     """Every model on every task of ours. text: the source of those made from one. form: how a choice is
-    made, the likeliest of them or the one that the model writes, for all models alike.
+    made, the likeliest of them or the one that the model writes, for all models alike; a server's may take
+    `max_tokens` for it, since it may think first.
     """
     # What is written is right or wrong, whatever likelihoods would be corrected for.
     tasks = {
@@ -101,13 +109,26 @@ def add(
                     model.source,
                     need,
                     [item.id for item in own],
-                    functools.partial(_ask, task, own, form),
+                    functools.partial(_ask, task, own, form, _LONGEST if model.folder else max_tokens),
                     evaluation.job.partial / f"task-{index}-{name}-{language}.jsonl",
                 )
             evaluation.ran(model, name, need)
     found = dict(zip(todo, evaluation.complete("tasks", list(todo.values())), strict=True))
-    for name, by_language in asked.items():
+    for name, every in asked.items():
         task = tasks[name]
+        # An item that one of them could not be asked is left out for all: they are compared on the same ones.
+        by_language = {
+            language: [
+                item
+                for item in own
+                if all(
+                    found[name, m.name, language][item.id].get("finish") != "error" for m in evaluation.models
+                )
+            ]
+            for language, own in every.items()
+        }
+        if lost := [language for language, own in by_language.items() if not own]:
+            raise OnggiError(f"{name}: every request failed in {', '.join(lost)}.")
         rows = {
             model.name: {
                 language: [found[name, model.name, language][item.id] for item in own]
@@ -130,15 +151,19 @@ def add(
             "languages": list(by_language),
             "text": text if task.parallel else None,
             "form": form if task.kind == "choice" else None,
+            "signature": chrf_signature() if task.metric == "chrf" else None,
+            "left_out": {
+                tag: count for tag, own in every.items() if (count := len(own) - len(by_language[tag]))
+            },
         }
         evaluation.items.add_task(name, task.metric, rows)
 
 
 def _ask(
-    task: Task, items: Sequence[Item], form: Form, engine: Any, kept: Mapping[str, Row]
+    task: Task, items: Sequence[Item], form: Form, max_tokens: int, engine: Any, kept: Mapping[str, Row]
 ) -> Iterator[Row]:
     missing = [item for item in items if item.id not in kept]
     if task.kind == "choice" and form == "written":
-        yield from written.ask(engine, [item for item in missing if isinstance(item, Choice)])
+        yield from written.ask(engine, [item for item in missing if isinstance(item, Choice)], max_tokens)
     else:
-        yield from answering.ask(engine, task, missing)
+        yield from answering.ask(engine, task, missing, chat=form == "written")
