@@ -3,6 +3,7 @@
     python docs/generate.py           # writes (make docs)
     python docs/generate.py --check   # says what is not up to date, and fails
 
+docs/cleaning.md holds the keys of clean.yaml between `<!-- keys -->` and `<!-- /keys -->`.
 A page holds its table between `<!-- options -->` and `<!-- /options -->`; docs/README.md holds the list
 between `<!-- verbs -->` and `<!-- /verbs -->`. All else on a page is written by hand.
 """
@@ -10,6 +11,7 @@ between `<!-- verbs -->` and `<!-- /verbs -->`. All else on a page is written by
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import types
 import typing
@@ -28,7 +30,7 @@ KINDS = {
     str: "text",
     int: "whole number",
     float: "number",
-    bool: "true or false",
+    bool: "switch",
     Languages: "languages",
     Names: "names",
     Path: "path",
@@ -101,6 +103,8 @@ def rows(verb: str) -> Iterator[tuple[str, str, str, str]]:
 def _default(value: Any) -> str:
     if value is MISSING:
         return "required"
+    if value is False:
+        return "off"
     if value is None or value == "":
         return "none"
     return f"`{','.join(value) if isinstance(value, list | tuple) else value}`"
@@ -111,6 +115,20 @@ def table(verb: str) -> str:
     lines = ["| option | type | default | what and why |", "| --- | --- | --- | --- |"]
     for name, *cells in rows(verb):
         lines.append(" | ".join((f"| `{name}`", *(cell.replace("|", "\\|") for cell in cells))) + " |")
+    return "\n".join(lines)
+
+
+def keys() -> str:
+    """The keys of clean.yaml in Markdown, each with its default as YAML has it."""
+    from onggi.text.corpus import Cleaning
+
+    said, defaults = arguments.said_of(Cleaning), Cleaning()
+    lines = ["| key | default | what and why |", "| --- | --- | --- |"]
+    for field in fields(Cleaning):
+        value = getattr(defaults, field.name)
+        value = list(value) if isinstance(value, tuple) else value
+        shown = json.dumps(value).replace('"', "")
+        lines.append(f"| `{field.name}` | `{shown}` | {said[field.name]} |")
     return "\n".join(lines)
 
 
@@ -132,7 +150,11 @@ def filled(page: Path, mark: str, content: str) -> str:
 def main(check: bool, docs: Path = DOCS) -> list[str]:
     """Write the pages, or with `check` only compare; returns what is wrong, a line each."""
     wrong = []
-    parts = [("README.md", "verbs", listing()), *((f"{verb}.md", "options", table(verb)) for verb in verbs())]
+    parts = [
+        ("README.md", "verbs", listing()),
+        ("cleaning.md", "keys", keys()),
+        *((f"{verb}.md", "options", table(verb)) for verb in verbs()),
+    ]
     for name, mark, content in parts:
         page = docs / name
         if not page.is_file():

@@ -74,7 +74,10 @@ def test_asking_is_no_mistake(words: list[str], capsys: pytest.CaptureFixture[st
             "text probe --languags en --out {out}",
             "onggi text has no option --languags. Did you mean '--languages'",
         ),
-        ("text probe more --languages en --out {out}", "onggi text: unrecognized arguments: more"),
+        (
+            "text probe more --languages en --out {out}",
+            "source: several sources are mixed into rows; add --rows, or name one",
+        ),
         (
             "text probe --languages en,klingonish --out {out}",
             "onggi text: --languages: 'klingonish' is not a lan",

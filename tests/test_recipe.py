@@ -106,7 +106,7 @@ def test_wrong_overrides(write: Write, override: str, said: str) -> None:
             ONE.replace("source", "sorce"),
             "stages.a.sorce: text has no option 'sorce'. Did you mean 'source'?",
         ),
-        (ONE.replace("probe", "3"), "stages.a.source: expected str, not 3"),
+        (ONE.replace("probe", "3"), "stages.a.source: expected list, not 3"),
         (ONE.replace("en}", "3}"), "stages.a.languages: 3 is not a list of languages"),
         (ONE.replace("en}", "[ko, klingonish]}"), "stages.a.languages: 'klingonish' is not a language tag"),
         (ONE.replace("a:", "../a:"), "'../a' cannot be a name"),

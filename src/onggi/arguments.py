@@ -49,9 +49,12 @@ class HelpFormatter(jsonargparse.DefaultHelpFormatter):
 
 
 def parser(stage: Stage) -> jsonargparse.ArgumentParser:
-    """The parser of `onggi VERB`, without `--out`."""
-    positional = {name: {"nargs": nargs} if nargs else {} for name, nargs in stage.positional.items()}
-    return verb_parser(stage.verb, stage.config, positional)
+    """The parser of `onggi VERB`, without `--out`. What is off by default is a switch."""
+    plain: dict[str, dict[str, Any]] = {
+        name: {"nargs": nargs} if nargs else {} for name, nargs in stage.positional.items()
+    }
+    plain |= {f"--{f.name}": {"action": "store_true"} for f in fields(stage.config) if f.default is False}
+    return verb_parser(stage.verb, stage.config, plain)
 
 
 def verb_parser(
@@ -66,7 +69,7 @@ def verb_parser(
         exit_on_error=False,
         formatter_class=HelpFormatter,
     )
-    said = _docs(config)
+    said = said_of(config)
     for name, settings in plain.items():
         made.add_argument(name, help=said[name.lstrip("-")], **settings)
     made.add_class_arguments(config, skip={name.lstrip("-") for name in plain}, as_group=False)
@@ -80,10 +83,11 @@ def verb_parser(
 @functools.cache
 def docs(stage: Stage) -> dict[str, str]:
     """Option → its docstring, of a stage's config."""
-    return _docs(stage.config)
+    return said_of(stage.config)
 
 
-def _docs(config: type[Any]) -> dict[str, str]:
+def said_of(config: type[Any]) -> dict[str, str]:
+    """Field → its docstring, of a dataclass."""
     from docstring_parser import parse_from_object
 
     parsed = parse_from_object(config)

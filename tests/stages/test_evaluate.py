@@ -197,7 +197,7 @@ def test_a_judge_grades_and_compares(tiny: Path, tiny_gemma: Path, served: str, 
 
 def test_tokenizers_and_machines_are_told(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
     words = ["evaluate", f"a={tiny}", f"b={tiny_gemma}", "--languages", "ko,en,km", "--limit", "3"]
-    assert main([*words, "--cost", "true", "--out", str(tmp_path / "s"), "--quiet"]) == 0
+    assert main([*words, "--cost", "--out", str(tmp_path / "s"), "--quiet"]) == 0
     scores = json.loads((tmp_path / "s" / "scores.json").read_text(encoding="utf-8"))
     for name in ("a", "b"):
         model = scores["models"][name]

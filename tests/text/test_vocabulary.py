@@ -171,7 +171,7 @@ def test_costs_by_hand() -> None:
         "passages": 2,
         "tokens_per_passage": 3.5,
         "bytes_per_token": round(9 / 7, 3),
-        "fallback": round(3 / 7, 4),
+        "byte_fallback": round(3 / 7, 4),
     }
     table, base = vocabulary.parity(made, {"ko": {"1": "가"}, "km": {"1": "កខ"}, "en": {"1": "ab"}})
     assert base == "en" and {tag: entry["parity"] for tag, entry in table.items()} == {

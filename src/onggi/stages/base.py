@@ -76,6 +76,8 @@ def command(stage: Stage, config: Any, out: Path) -> str:
     for name, value in options(config).items():
         if name in stage.positional:
             words += value if isinstance(value, list) else [str(value)]
+        elif value is True:
+            flags.append(f"--{name}")
         elif value != defaults[name] and value is not None:
             flags += [f"--{flag(name)}", ",".join(value) if isinstance(value, list) else str(value)]
     return shlex.join([*words, *flags, "--out", str(out)])

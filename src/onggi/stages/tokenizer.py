@@ -158,6 +158,8 @@ def _trained(config: TokenizerConfig, job: ledger.Job) -> Artifact:
     if lacking:
         said = ", ".join(map(tags.name, lacking))
         say(f"{config.measure} has no text in {said}: the parity there is not known and not watched.")
+    if name == config.measure:
+        say(f"{name} is both trained and measured on, which flatters; --measure another parallel text.")
     base = "en" if "en" in measured else None
     texts = passages
     if config.kind == "unigram":
@@ -291,7 +293,7 @@ def _extended(config: TokenizerConfig, job: ledger.Job) -> Artifact:
     table = {
         tag: {
             **after[tag],
-            "before": {key: before[tag][key] for key in ("tokens_per_passage", "parity", "fallback")},
+            "before": {key: before[tag][key] for key in ("tokens_per_passage", "parity", "byte_fallback")},
             "changed": round(extension.changed(old, made.tokenizer, measured[tag].values()), 4),
         }
         for tag in measured
@@ -393,7 +395,7 @@ def show(artifact: Artifact) -> None:
             _change(earlier.get("tokens_per_passage"), facts["tokens_per_passage"], ".1f"),
             "?" if facts["parity"] is None else _change(earlier.get("parity"), facts["parity"], ".2f"),
             f"{facts['bytes_per_token']:.2f}",
-            f"{facts['fallback']:.1%}",
+            f"{facts['byte_fallback']:.1%}",
             f"{facts['changed' if extended else 'share']:.1%}",
         )
     console = Console(highlight=False)

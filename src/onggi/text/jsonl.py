@@ -27,7 +27,7 @@ def read(path: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_once)
+            row = json.loads(line, object_pairs_hook=once)
         except (ValueError, RecursionError) as error:
             raise OnggiError(f"{name}, line {number}: is not JSON ({error}).") from error
         if not isinstance(row, dict):
@@ -38,7 +38,7 @@ def read(path: Path, name: str) -> list[tuple[int, dict[str, Any]]]:
     return rows
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose every key stands once: of two texts under one key, one would be lost."""
     row = dict(pairs)
     if len(row) < len(pairs):

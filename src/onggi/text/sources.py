@@ -26,7 +26,7 @@ from . import debian, jsonl
 SHIPPED = {"probe": "Apache-2.0", "starter": "Apache-2.0"}
 TABLE = "text.parquet"
 # Fields of a parallel set that are about the row, though some would also do as a language's code.
-_ABOUT_THE_ROW = {
+ABOUT_THE_ROW = {
     "licence",
     "license",
     "source",
@@ -118,9 +118,13 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
         return Text(source, table, True, debian.LICENCES[name])
     path = Path(source)
     if path.is_dir():
+        made = ledger.artifact(path)
+        if made and (parts := shards(made)):
+            table = pa.concat_tables([_read(part).select(["text", "lang"]) for part in parts])
+            ids = pa.array([str(number) for number in range(1, len(table) + 1)])
+            return Text(made.record["text"], table.add_column(0, "_id", ids), False, made.record["licence"])
         if not (path / TABLE).is_file():
             raise OnggiError(f"{source}: is a folder without a {TABLE}; `onggi text` makes one.")
-        made = ledger.artifact(path)
         if made is None or made.record["verb"] != "text":
             return _parquet(path / TABLE, path.name, None)
         # `onggi text` has checked every row. The folder has no name of its own: its source's is it.
@@ -136,6 +140,15 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
     if path.suffix in (".jsonl", ".json", ".ndjson"):
         return _table(path.name, _jsonl(path, source), None)
     raise OnggiError(f"{source}: is neither .jsonl nor .parquet.")
+
+
+def shards(made: ledger.Artifact) -> list[Path]:
+    """The files of rows (text, lang, licence, source) that `onggi text --rows` made, in order; none where
+    `made` is something else.
+    """
+    if made.record["verb"] != "text":
+        return []
+    return [made.path / name for name in sorted(made.record["outputs"]) if name.startswith("rows-")]
 
 
 def fingerprint(source: str, languages: Sequence[str] | None) -> str:
@@ -236,7 +249,7 @@ def _is_identifier(rows: Iterable[Mapping[str, Any]], name: str) -> bool:
 def _language_columns(keys: Iterable[str], id_key: str | None, name: str) -> dict[str, str]:
     columns: dict[str, str] = {}
     for key in keys:
-        if key == id_key or key in _ABOUT_THE_ROW:
+        if key == id_key or key in ABOUT_THE_ROW:
             continue
         try:
             tag = tags.canonical(key)

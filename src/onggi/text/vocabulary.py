@@ -215,7 +215,7 @@ def _bytes(texts: Mapping[str, str]) -> int:
 def costs(tokenizer: Tokenizer, texts: Mapping[str, str]) -> dict[str, float | int]:
     """What the passages `texts` (id → text) cost in tokens.
 
-    `tokens_per_passage`; `bytes_per_token` (of UTF-8); `fallback`: the share of tokens that are less than
+    `tokens_per_passage`; `bytes_per_token` (of UTF-8); `byte_fallback`: the share of tokens that are less than
     a character, 0 to 1.
     """
     pieces = [piece for text in texts.values() for piece in cut(tokenizer, text)]
@@ -224,7 +224,7 @@ def costs(tokenizer: Tokenizer, texts: Mapping[str, str]) -> dict[str, float | i
         "passages": len(texts),
         "tokens_per_passage": round(len(pieces) / len(texts), 2),
         "bytes_per_token": round(_bytes(texts) / len(pieces), 3),
-        "fallback": round(broken / len(pieces), 4),
+        "byte_fallback": round(broken / len(pieces), 4),
     }
 
 
