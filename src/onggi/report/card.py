@@ -76,6 +76,36 @@ def continued(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def pretrained(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi pretrain` trained from a random start."""
+    facts = about["pretrained"]
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
+    meta = {
+        "library_name": "transformers",
+        **({"license": about["licence"]} if about.get("licence") else {}),
+        "language": list(facts["tokens"]),
+        "tags": ["onggi"],
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {about['name']}",
+        "",
+        f"A language model of {facts['parameters']:,} parameters, trained from a random start by onggi.",
+        "",
+        f"- {facts['steps']} steps of {facts['batch_tokens']} tokens in sequences of {facts['length']}; "
+        f"{facts['optimizer']}, learning rate {facts['learning_rate']:g} at its peak ({facts['schedule']}), products in "
+        f"{facts['precision']}",
+        f"- text: {facts['text']}" + (f" ({facts['licence']})" if facts.get("licence") else ""),
+        f"- tokens: {counts}",
+    ]
+    for language, value in (facts.get("bits_per_byte") or {}).items():
+        lines.append(f"- {tags.name(language)}: {value:.3f} bits per byte on {facts['validation']}")
+    return "\n".join([*lines, ""])
+
+
 def extended(about: Mapping[str, Any]) -> str:
     """The card of a model that `onggi tokenizer` gave new tokens."""
     base, facts = about["base"], about["extended"]

@@ -1,10 +1,16 @@
-"""`onggi pretrain`: train a model further on text, all of its weights, an equal share for each language."""
+"""`onggi pretrain`: train a model on text, from a random start or further, and say what it learnt in each language.
+
+Text is packed (`onggi pack`) and read in its order, or it is a source and is drawn in equal shares of each
+language, one passage in fifty held out. Both go through the same trainer.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,66 +20,143 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, options, precision
+from ..progress import console, progress, release_memory, say
+from .base import Names, Plan, Stage, command, multiplied_in, options, precision
 
-_REVISION = 1
+_REVISION = 2
+RANDOM = "random"
 _NO_PROBE = (
     "text: the probe is for measuring and never for training; "
     "use --text starter, debian:libreoffice-help or your own."
 )
 # One passage in so many is kept from training; of each language so many tokens of them are measured.
 _ONE_IN, _HELD_OUT_TOKENS = 50, 512
+# Where nothing is said: tokens of a step, of plain text and packed; tokens in one pass on a CPU, on a GPU.
+_BATCH, _PACKED_BATCH = 1024, 8192
+_AT_ONCE, _AT_ONCE_GPU = 4096, 32768
+_STEPS, _LENGTH = 240, 256
+_VALIDATIONS = 20
+_SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
+CURVES = "curves.svg"
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Train a model further on text, in full precision, each language an equal share.
+    """Train a model on text, from a random start (--init random --size 8m) or further.
 
-    The result is a checkpoint in bf16, with the loss on text held out before and after, and how far
-    the weights have moved from where they were. A killed run goes on from its last checkpoint.
+    The result is a checkpoint in bf16 with metrics.jsonl (a line a step, and bits per byte of each language
+    now and then) and curves.svg. A killed run goes on from its last checkpoint and ends the same. Under
+    `torchrun --nproc-per-node 2 -m onggi pretrain …` each process takes its share of every step.
     """
 
     text: str
-    """Text to train on: a source as `onggi text` takes, or a folder it made. One passage in fifty is
-    held out and measured. Not the probe, which is for measuring."""
+    """Text to train on: a folder that `onggi pack` made; or a source as `onggi text` takes, of which each
+    language gets an equal share and one passage in fifty is held out. Not the probe, which is for
+    measuring."""
     init: str
-    """The model to begin with: a hub id, a folder, a .gguf file, or package:NAME."""
+    """The model to begin with: a hub id, a folder, a .gguf file, or package:NAME; or `random`, with --size."""
+    size: str | None = None
+    """With --init random: parameters, as 8m, 60m or 1b; depth, width and heads follow."""
+    tokenizer: str | None = None
+    """With --init random: the folder of the tokenizer that the text was packed with, where it is no longer
+    where it was."""
+    validation: str | None = None
+    """Text to measure on, a source as `onggi text` takes: bits per byte of each language. Default: of plain
+    text what is held out; of packed text nothing is measured."""
     languages: Languages | None = None
-    """Languages to train on, as en,ko; default: all that the text has."""
-    steps: int = 240
-    """Updates of the weights."""
-    batch_tokens: int = 1024
-    """Tokens of one step, in whole sequences; of all languages together."""
-    length: int = 256
-    """Tokens of one sequence, its start token included."""
-    learning_rate: float = 3e-5
-    """At its peak; it falls as a cosine to a tenth. Higher moves the weights further and sooner harms
-    languages that the text has little of."""
-    warmup: int = 20
-    """Steps in which the learning rate rises from nothing."""
+    """Languages to train on, as en,ko; default: all that the text has. Of packed text all are trained on, and
+    these are measured."""
+    steps: int | None = None
+    """Updates of the weights. Default: packed text is read once; 240 of plain text."""
+    tokens: int | None = None
+    """Tokens to train on, in place of --steps."""
+    minutes: float | None = None
+    """About how long to train, in place of --steps: the first seconds say how many steps that is."""
+    batch_tokens: int | None = None
+    """Tokens of one step, in whole sequences; of all languages and processes together. Default: 8192 of packed
+    text, 1024 of plain."""
+    length: int | None = None
+    """Tokens of one sequence, its start token included; default 256. Packed text has a length already."""
+    learning_rate: float | None = None
+    """At its peak. Default: 2e-3 from a random start; 3e-5 for a model that is trained further: higher moves the
+    weights further and sooner harms languages that the text has little of."""
+    warmup: int | None = None
+    """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """cosine: falls all the way, to a tenth. wsd: stays at its peak and falls to nothing in the last fifth."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """muon: for the matrices of the layers, with AdamW for all else."""
+    weight_decay: float | None = None
+    """Of the matrices of the layers. Default: 0.1 from a random start, else 0, for it pulls towards nothing what
+    languages that are not in the text have learnt."""
+    z_loss: float = 0.0
+    """How much logits that drift away together are held back; 1e-4 is usual where it is used."""
+    at_once: int | None = None
+    """Sequences in one pass of a device; a step has as many passes as it needs. Default: 4096 tokens on a CPU,
+    32768 on a GPU."""
+    checkpointing: bool = False
+    """Compute the layers twice rather than keep what the backward pass needs: less memory, a third slower."""
+    validate_every: int | None = None
+    """Steps between two measures of the validation text; default: a twentieth of them."""
+    validation_passages: int = 24
+    """Passages of each language that are measured."""
+    report_to: Names | None = None
+    """Services that draw curves too: tensorboard, wandb, trackio, mlflow; each must be installed."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the matrix products; weights and moments are fp32. auto: bf16 where the processor multiplies
     in it, else fp32."""
     seed: int = 0
-    """Of the order in which text is drawn and batches are mixed."""
+    """Of the random start, and of the order in which text is drawn."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if self.text == "probe":
             raise OnggiError(_NO_PROBE)
-        if self.steps < 1:
-            raise OnggiError(f"steps: {self.steps} is not a number of steps.")
-        if self.length < 2:
-            raise OnggiError(f"length: a sequence of {self.length} has nothing to predict; 256 is usual.")
-        if self.batch_tokens < self.length:
+        given = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OnggiError(f"{given[1]}: --{given[0]} says how long to train already; give one of them.")
+        for name in ("steps", "tokens", "minutes", "at_once", "validate_every", "validation_passages"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise OnggiError(f"{name}: {value} is not a number of {name.split('_')[-1]}.")
+        if self.init == RANDOM and self.size is None:
+            raise OnggiError("size: --init random needs it, as in --size 8m.")
+        if self.init != RANDOM and (self.size or self.tokenizer):
+            name = "size" if self.size else "tokenizer"
+            raise OnggiError(f"{name}: {self.init} has its own; this is for --init random.")
+        if self.size is not None:
+            from ..models.random import parameters
+
+            parameters(self.size)
+        length, batch = self.length or _LENGTH, self.batch_tokens or _BATCH
+        if length < 2:
+            raise OnggiError(f"length: a sequence of {length} has nothing to predict; 256 is usual.")
+        if self.length is not None and batch < length:
+            raise OnggiError(f"batch_tokens: {batch} are less than one sequence of {length} (--length).")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise OnggiError(
-                f"batch_tokens: {self.batch_tokens} are less than one sequence of {self.length} (--length)."
+                f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual for a model that is "
+                "trained further, 2e-3 from a random start."
             )
-        if not 0 < self.learning_rate < 1:
-            raise OnggiError(f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual.")
-        if self.warmup < 0:
-            raise OnggiError(f"warmup: {self.warmup} is not a number of steps.")
+        for name in ("warmup", "weight_decay", "z_loss"):
+            if (getattr(self, name) or 0) < 0:
+                raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
+        for service in self.report_to or ():
+            if service not in _SERVICES:
+                raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model begins at random."""
+        return self.init == RANDOM
+
+
+def _packed(text: str) -> Path | None:
+    """The folder of packed text that `text` is; None where it is a source."""
+    from ..text.packing import INDEX
+
+    folder = Path(text)
+    return folder if (folder / INDEX).is_file() else None
 
 
 def inputs(config: PretrainConfig) -> dict[str, Any]:
@@ -81,21 +164,25 @@ def inputs(config: PretrainConfig) -> dict[str, Any]:
     from .. import text
     from ..models import references
 
-    return {
-        "init": references.fingerprint(config.init),
-        "text": text.fingerprint(config.text, config.languages),
-    }
+    found = {"text": text.fingerprint(config.text, config.languages)}
+    if not config.is_new:
+        found["init"] = references.fingerprint(config.init)
+    if config.validation:
+        found["validation"] = text.fingerprint(config.validation, config.languages)
+    return found
 
 
 def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     """Write a trained checkpoint to `out`; see `PretrainConfig`.
 
-    Raises OnggiError for a model or text that is not sound, and where the loss ceases to be finite.
+    Raises OnggiError for a model or text that is not sound, and where the loss ceases to fall whatever is done.
 
     >>> from pathlib import Path
     >>> from onggi.languages import Languages
     >>> from onggi.stages import PretrainConfig, pretrain
-    >>> few = PretrainConfig("starter", "model", Languages("ko,el,km"), steps=2, batch_tokens=64, length=32)
+    >>> few = PretrainConfig(
+    ...     "starter", "model", languages=Languages("ko,el,km"), steps=2, batch_tokens=64, length=32
+    ... )
     >>> made = pretrain(few, Path("further"))
     >>> sorted(made.record["moved"])
     ['embedding', 'linears', 'norms']
@@ -106,25 +193,72 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    with job:
-        return _pretrain(config, job)
+    with _processes() as processes, job if processes.first else contextlib.nullcontext():
+        _pretrain(config, job, processes)
+    found = ledger.artifact(out)
+    assert found is not None  # the first process has written it
+    return found
 
 
-def _pretrain(config: PretrainConfig, job: ledger.Job) -> Artifact:
+@dataclass(frozen=True)
+class _Processes:
+    """The processes of one training: this one's device, whether it is the first, and waiting for all."""
+
+    device: Any
+    first: bool
+    wait: Callable[[], None]
+
+
+@contextlib.contextmanager
+def _processes() -> Any:
+    """Those that torchrun started, else this one alone. All but the first keep quiet."""
+    import torch
+
+    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if count == 1:
+        yield _Processes(device, True, lambda: None)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
+    try:
+        yield _Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
+    finally:
+        console.quiet = was
+        torch.distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is trained on. source: see `train.tokens`. tokens: language → tokens of the first so many steps from
+    a step on. once: steps that read it once. held_out: language → passages to measure.
+    """
+
+    source: Any
+    tokens: Callable[[int, int], dict[str, int]]
+    length: int
+    once: int
+    held_out: Mapping[str, Sequence[str]]
+    facts: dict[str, Any]
+
+
+def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import card
-    from ..train import loop, tokens
+    from ..train import trainer
+    from ..train.schedule import Schedule
+    from ..train.tokens import next_token
+    from ..train.validation import Validation
 
-    folder = references.resolve(config.init)
-    source = checkpoints.Checkpoint(folder)
+    _check_services(config)
+    start = _start(config, job, processes)
+    source = checkpoints.Checkpoint(start)
     if "quantization_config" in source.config:
         raise OnggiError(f"{config.init}: is quantised; name the model it was made from.")
-    window = source.config.get("max_position_embeddings")
-    if window and config.length > window:
-        raise OnggiError(f"length: {config.length} exceeds the window of {config.init}, {window}.")
-    engine = Engine(folder)
+    engine = Engine(start, processes.device)
     parameters = dict(engine.model.named_parameters())
     stored = dict(engine.model.named_parameters(remove_duplicate=False))
     kept = {id(stored[name]) for name in source.entries if name in stored}
@@ -132,67 +266,262 @@ def _pretrain(config: PretrainConfig, job: ledger.Job) -> Artifact:
         if id(parameter) not in kept:
             raise OnggiError(f"{config.init}: holds no tensor named {name}.")
     dtype = precision(job, config.precision, engine.device)
-    training, held_out, source_text = _texts(config)
-    batches = _batches(config, engine.tokens, training)
+    material = _material(config, engine, start)
+    release_memory()
+    validation = (
+        Validation(engine.tokens, material.held_out, min(engine.window or 2048, 2048))
+        if material.held_out
+        else None
+    )
+    loss = next_token(dtype, config.z_loss)
+    at_once = config.at_once or max(
+        (_AT_ONCE if engine.device.type == "cpu" else _AT_ONCE_GPU) // material.length, 1
+    )
+    steps = _steps(config, job, processes, material, engine.model, loss, at_once, validation)
+    warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
+    rate = config.learning_rate or (2e-3 if config.is_new else 3e-5)
+    engine.model.requires_grad_(True)
+    if "tensorboard" in (config.report_to or ()):
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
+    with progress(f"pretrain {job.out.name}", steps) as bar:
+        made = trainer.Trainer(
+            engine.model,
+            loss,
+            material.source,
+            Schedule(steps, rate, warmup, config.schedule),
+            trainer.Options(
+                optimizer=config.optimizer,
+                weight_decay=_decay(config),
+                at_once=at_once,
+                checkpointing=config.checkpointing,
+                validate_every=config.validate_every or max(steps // _VALIDATIONS, 1),
+                report_to=config.report_to or (),
+                name=job.out.name,
+                seed=config.seed,
+            ),
+            job.partial / "training",
+            bar,
+            job.tick if processes.first else lambda: None,
+            validation,
+        )
+        lines = made.fit()
+    engine.model.requires_grad_(False)
     facts = {
-        "steps": config.steps,
-        "batch_tokens": batches.ids[0].numel(),
-        "length": batches.ids.shape[-1],
-        "learning_rate": config.learning_rate,
-        "warmup": config.warmup,
+        "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
+        "steps": steps,
+        "batch_tokens": material.source.size * material.length,
+        "length": material.length,
+        "learning_rate": rate,
+        "warmup": warmup,
+        "schedule": config.schedule,
+        "optimizer": config.optimizer,
+        "weight_decay": _decay(config),
         "seed": config.seed,
         "precision": str(dtype).removeprefix("torch."),
-        **source_text,
-        "tokens": batches.tokens,
+        **material.facts,
+        "tokens": material.tokens(made.passed_over, made.passed_over + steps),
     }
-    del training
-    release_memory()
+    if made.halved:
+        facts |= {"went_back": made.halved, "passed_over": made.passed_over}
+    speed = {
+        "tokens_per_second": round(made.own_steps * facts["batch_tokens"] / made.seconds, 1)
+        if made.seconds
+        else None
+    }
+    if processes.first:
+        shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
+        moved = _write(source, engine.model, stored, job.work, start)
+    else:
+        _rounded(engine.model)
+    after = validation(engine.model) if validation else {}  # each process measures its part
+    if processes.first:
+        _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
+    processes.wait()
 
-    noted = job.partial / "held-out.json"
-    if not noted.is_file():
-        ledger.write_json(noted, _loss(engine, held_out))
-    before = ledger.read_json(noted)
-    with progress(f"pretrain {job.out.name}", config.steps) as bar:
-        losses = loop.train(
-            parameters,
-            tokens.next_token(engine.body, engine.head, dtype),
-            batches.ids,
-            batches.weights,
-            loop.Schedule(config.steps, config.learning_rate, config.warmup),
-            job.partial,
-            bar,
-            job.tick,
+
+def _decay(config: PretrainConfig) -> float:
+    if config.weight_decay is not None:
+        return config.weight_decay
+    return 0.1 if config.is_new else 0.0
+
+
+def _check_services(config: PretrainConfig) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    for service in config.report_to or ():
+        if service not in get_available_reporting_integrations():
+            raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
+
+
+def _start(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> Path:
+    """The folder of the model to begin with; a random one is made in the job's own."""
+    from ..models import references
+
+    if not config.is_new:
+        if processes.first:
+            references.resolve(config.init)
+        processes.wait()
+        return references.resolve(config.init)
+    folder = job.partial / "start"
+    if processes.first and not (folder / "complete").is_file():
+        _random(config, folder)
+    processes.wait()
+    return folder
+
+
+def _random(config: PretrainConfig, folder: Path) -> None:
+    from ..models import checkpoint as checkpoints
+    from ..models import random
+    from ..text.packing import Packed
+
+    place = _packed(config.text)
+    if place is None:
+        raise OnggiError(
+            f"text: a random start needs text that `onggi pack` made, which knows its tokenizer; {config.text} is none."
         )
-
-    base = references.about(folder)
-    moved = _write(source, engine.model, stored, job.work, on_grid=bool(base.get("grid")))
-    after = _loss(engine, held_out)
-    say(
-        f"Loss on text held out, nats a token, mean of the languages: {_mean(before):.3f} → {_mean(after):.3f}."
+    packed = Packed(place)
+    tokenizer = _tokenizer(config, packed)
+    packed.check(tokenizer)
+    marks = packed.index["tokenizer"]
+    assert config.size is not None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shape = random.configuration(
+        config.size,
+        marks["vocabulary"],
+        length=max(packed.length, 2048),
+        bos=marks["start"],
+        eos=marks["end"],
     )
-    ledger.write_json(job.work / "losses.json", losses)
-    about = {
-        **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
-        "base": {
-            "name": references.parse(config.init).name,
-            "source": config.init,
-            "grid": base.get("grid"),
-        },
-        "made_by": "onggi pretrain",
-        "grid": None,  # left behind; `moved` says how far
-        "continued": {**facts, "held_out": {"before": before, "after": after}, "moved": moved},
+    random.initialise(shape, config.seed, folder)
+    for file in checkpoints.companions(tokenizer):
+        if file.name != "generation_config.json":
+            shutil.copyfile(file, folder / file.name)
+    with ledger.writing(folder / "complete") as aside:
+        aside.write_text("")
+
+
+def _tokenizer(config: PretrainConfig, packed: Any) -> Path:
+    """The folder of the tokenizer that the text was packed with."""
+    from ..models import references
+
+    source = config.tokenizer or packed.index["tokenizer"]["source"]
+    folder = Path(source).expanduser()
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    try:
+        return references.resolve(source)
+    except OnggiError as error:
+        raise OnggiError(
+            f"tokenizer: {packed.folder} was packed with {source}, which is not there; name its folder with --tokenizer."
+        ) from error
+
+
+def _material(config: PretrainConfig, engine: Any, start: Path) -> _Material:
+    folder = _packed(config.text)
+    return (
+        _plain_material(config, engine) if folder is None else _packed_material(config, engine, start, folder)
+    )
+
+
+def _packed_material(config: PretrainConfig, engine: Any, start: Path, folder: Path) -> _Material:
+    from ..text.packing import Packed
+    from ..train.tokens import PackedBatches
+
+    packed = Packed(folder)
+    packed.check(start)
+    if config.length not in (None, packed.length):
+        raise OnggiError(
+            f"length: {folder} is packed into sequences of {packed.length}; pack it again for others."
+        )
+    _fits(config, engine, packed.length)
+    tokens = config.batch_tokens or max(_PACKED_BATCH, packed.length)
+    if tokens < packed.length:
+        raise OnggiError(f"batch_tokens: {tokens} are less than one sequence of {packed.length}.")
+    batches = PackedBatches(packed, tokens // packed.length, config.seed)
+    facts = {"text": packed.index["text"], "licence": packed.index["licence"]}
+    held_out = _validation(config, packed.languages)
+    if held_out:
+        facts["validation"] = config.validation
+    return _Material(batches, batches.tokens, packed.length, -(-len(packed) // batches.size), held_out, facts)
+
+
+def _validation(config: PretrainConfig, trained: Sequence[str]) -> dict[str, list[str]]:
+    """Language → passages of the validation text, in the languages that are asked for, else in those that are
+    trained on.
+    """
+    from .. import text
+
+    if config.validation is None:
+        return {}
+    found = text.load(config.validation, config.languages or (trained if ":" in config.validation else None))
+    languages = config.languages or [language for language in trained if language in found.languages]
+    if not languages:
+        raise OnggiError(
+            f"validation: {config.validation} has none of {', '.join(trained)}; it has {', '.join(found.languages)}."
+        )
+    lacking = [language for language in trained if language not in languages]
+    if lacking and not config.languages:
+        say(f"Not measured, for {config.validation} lacks them: {', '.join(map(tags.name, lacking))}.")
+    passages = found.common(languages, config.validation_passages)
+    return {language: list(texts.values()) for language, texts in passages.items()}
+
+
+def _fits(config: PretrainConfig, engine: Any, length: int) -> None:
+    if engine.window and length > engine.window:
+        raise OnggiError(f"length: {length} exceeds the window of {config.init}, {engine.window}.")
+
+
+def _plain_material(config: PretrainConfig, engine: Any) -> _Material:
+    from ..text.draw import draw
+    from ..train.tokens import batches
+
+    if config.minutes is not None:
+        raise OnggiError("minutes: is for packed text (`onggi pack`); say --steps or --tokens.")
+    length = config.length or _LENGTH
+    _fits(config, engine, length)
+    batch = config.batch_tokens or max(_BATCH, length)
+    if batch < length:
+        raise OnggiError(f"batch_tokens: {batch} are less than one sequence of {length} (--length).")
+    size = batch // length
+    steps = config.steps or (-(-config.tokens // (size * length)) if config.tokens else _STEPS)
+    training, held_out, source_text = _texts(config)
+    sequences = steps * size
+    if sequences < len(training):
+        raise OnggiError(
+            f"steps: {sequences} sequences in all are too few for {len(training)} languages; "
+            "raise --steps or --batch_tokens."
+        )
+    each = -(-sequences // len(training))
+    drawn = draw(
+        training,
+        engine.tokens.encode,
+        engine.tokens.prefix,
+        each * length * len(training),
+        seed=config.seed,
+        length=length,
+    )
+    for language in drawn.short:
+        say(f"The text in {tags.name(language)} is gone over more than once.")
+    made = batches(drawn.runs, engine.tokens.prefix, steps, size, config.seed)
+    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
+    say(f"Tokens to train on: {said}.")
+    own = _validation(config, list(training)) or {
+        language: _few(engine.tokens, texts) for language, texts in held_out.items()
     }
-    ledger.write_json(job.work / references.ABOUT, about)
-    # bf16 because that is what it is served and quantised from. Its rounding is relative to each weight
-    # alone, with eight bits, and so no grid that a quantiser could hit upon.
-    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
-    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    names = [checkpoints.SINGLE, "config.json", "losses.json", references.ABOUT]
-    for file in checkpoints.companions(folder):
-        shutil.copyfile(file, job.work / file.name)
-        names.append(file.name)
-    (job.work / "README.md").write_text(card.continued(about), encoding="utf-8")
-    return job.finish([*names, "README.md"], command=command(STAGE, config, job.out), moved=moved)
+    return _Material(made, lambda first, stop: made.tokens, made.ids.shape[-1], steps, own, source_text)
+
+
+def _few(tokens: Any, texts: Mapping[str, str]) -> list[str]:
+    """The first passages, up to `_HELD_OUT_TOKENS`."""
+    chosen: list[str] = []
+    count = 0
+    for content in texts.values():
+        chosen.append(content)
+        count += len(tokens.encode(content))
+        if count >= _HELD_OUT_TOKENS:
+            break
+    return chosen
 
 
 Passages = Mapping[str, Mapping[str, str]]  # language → id → text
@@ -226,67 +555,144 @@ def _texts(config: PretrainConfig) -> tuple[Passages, Passages, dict[str, Any]]:
     return training, held_out, {"text": found.name, "licence": found.licence}
 
 
-def _batches(config: PretrainConfig, tokens: Any, training: Passages) -> Any:
-    from ..text.draw import draw
-    from ..train.tokens import batches
+def _steps(
+    config: PretrainConfig,
+    job: ledger.Job,
+    processes: _Processes,
+    material: _Material,
+    model: Any,
+    loss: Any,
+    at_once: int,
+    validation: Any,
+) -> int:
+    """How many steps. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
+    if config.steps:
+        return config.steps
+    batch = material.source.size * material.length
+    if config.tokens:
+        return -(-config.tokens // batch)
+    if config.minutes is None:
+        return material.once
+    kept = job.partial / "steps"
+    if processes.first and not kept.is_file():
+        # Validation has no backward pass: a third of the arithmetic a token.
+        each = _measured(model, loss, material.source, at_once)
+        measuring = (_VALIDATIONS + 1) * validation.tokens * each / batch / 3 if validation else 0.0
+        steps = max(int((60 * config.minutes - measuring) / each), 1)
+        say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
+        with ledger.writing(kept) as aside:
+            aside.write_text(str(steps))
+    processes.wait()
+    return int(kept.read_text())
 
-    size = config.batch_tokens // config.length
-    sequences = config.steps * size
-    if sequences < len(training):
-        raise OnggiError(
-            f"steps: {sequences} sequences in all are too few for {len(training)} languages; "
-            "raise --steps or --batch_tokens."
-        )
-    each = -(-sequences // len(training))
-    drawn = draw(
-        training,
-        tokens.encode,
-        tokens.prefix,
-        each * config.length * len(training),
-        seed=config.seed,
-        length=config.length,
+
+def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
+    """Seconds of one step here, from a few passes; leaves the model as it was."""
+    from ..train import outlook
+
+    device = next(model.parameters()).device
+    count = min(at_once, source.size)
+    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, count).items()}
+    model.requires_grad_(True).train()
+    each = outlook.seconds(lambda: loss(model, batch))
+    model.zero_grad(set_to_none=True)
+    model.requires_grad_(False).eval()
+    return each * source.size / count
+
+
+def _finish(
+    config: PretrainConfig,
+    job: ledger.Job,
+    start: Path,
+    source: Any,
+    facts: dict[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+    measured: tuple[Any, Mapping[str, float]],
+    moved: Mapping[str, Any],
+    speed: Mapping[str, Any],
+) -> None:
+    """Write what is said of the checkpoint, and end the job."""
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..report import card, curves
+    from ..train import trainer
+
+    base = {} if config.is_new else references.about(start)
+    validation, after = measured
+    about: dict[str, Any]
+    bits: dict[str, Mapping[str, float]] = {}
+    if after:
+        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
+        bits = {"before": first, "after": after}
+        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
+    if config.is_new:
+        about = {
+            "name": job.out.name,
+            "made_by": "onggi pretrain",
+            "grid": None,
+            "pretrained": {
+                **facts,
+                "size": config.size,
+                "bits_per_byte": bits.get("after"),
+            },
+        }
+        if facts["licence"]:
+            about["licence"] = facts["licence"]
+    else:
+        held_out = {when: validation.nats(side) for when, side in bits.items()}
+        about = {
+            **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
+            "base": {
+                "name": references.parse(config.init).name,
+                "source": config.init,
+                "grid": base.get("grid"),
+            },
+            "made_by": "onggi pretrain",
+            "grid": None,  # left behind; `moved` says how far
+            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
+        }
+    ledger.write_json(job.work / references.ABOUT, about)
+    # bf16 because that is what it is served and quantised from. Its rounding is relative to each weight
+    # alone, with eight bits, and so no grid that a quantiser could hit upon.
+    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
+    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
+    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
+    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
+    for file in checkpoints.companions(start):
+        shutil.copyfile(file, job.work / file.name)
+        names.append(file.name)
+    words = card.pretrained(about) if config.is_new else card.continued(about)
+    (job.work / "README.md").write_text(words, encoding="utf-8")
+    job.finish(
+        [*names, "README.md"],
+        command=command(STAGE, config, job.out),
+        parameters=facts["parameters"],
+        tokens=facts["tokens"],
+        bits_per_byte=bits,
+        **({} if config.is_new else {"moved": moved}),
+        **speed,
     )
-    for language in drawn.short:
-        say(f"The text in {tags.name(language)} is gone over more than once.")
-    made = batches(drawn.runs, tokens.prefix, config.steps, size, config.seed)
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
-    say(f"Tokens to train on: {said}.")
-    return made
-
-
-def _loss(engine: Any, held_out: Passages) -> dict[str, float]:
-    """Language → nats a token on the passages held out, in fp32, up to `_HELD_OUT_TOKENS` of each."""
-    import torch
-
-    from ..head import score
-
-    found = {}
-    with progress("text held out", len(held_out)) as bar:
-        for language, texts in held_out.items():
-            chosen, count = [], 0
-            for content in texts.values():
-                chosen.append(content)
-                count += len(engine.tokens.encode(content))
-                if count >= _HELD_OUT_TOKENS:
-                    break
-            states, ids = zip(*engine.states(chosen), strict=True)
-            nll = score(
-                torch.cat(states).to(engine.device), engine.head, torch.cat(ids).to(engine.device)
-            ).nll
-            found[language] = round(float(nll.double().mean()), 4)
-            bar.step(1, tags.name(language))
-    return found
 
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def _write(source: Any, model: Any, stored: Mapping[str, Any], out: Path, on_grid: bool) -> dict[str, Any]:
+def _rounded(model: Any) -> None:
+    """Round the weights to bf16, as `_write` does."""
+    import torch
+
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(torch.bfloat16))
+
+
+def _write(source: Any, model: Any, stored: Mapping[str, Any], out: Path, start: Path) -> dict[str, Any]:
     """Round the weights to bf16 and write them under the names of `source`; returns how far they moved."""
     import torch
 
     from ..models import checkpoint as checkpoints
+    from ..models import references
     from ..train.movement import Movement
 
     tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
@@ -303,22 +709,201 @@ def _write(source: Any, model: Any, stored: Mapping[str, Any], out: Path, on_gri
         movement.add(kind, source.tensor(name), rounded.cpu())
         tensors[name] = checkpoints.pending(rounded)
     checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
-    return movement.facts(on_grid)
+    return movement.facts(on_grid=bool(references.about(start).get("grid")))
+
+
+def show(artifact: Artifact) -> None:
+    """Print what it learnt, by language."""
+    from rich.console import Console
+    from rich.table import Table
+
+    record = artifact.record
+    table = Table()
+    for column in ("language", "tokens", "bits per byte before", "after"):
+        table.add_column(column, justify="left" if column == "language" else "right", no_wrap=True)
+    bits: dict[str, dict[str, float]] = record["bits_per_byte"]
+    tokens: dict[str, int] = record["tokens"]
+    for tag in dict.fromkeys([*tokens, *(bits.get("after") or {})]):
+        values = [f"{side[tag]:.3f}" if tag in side else "" for side in bits.values()]
+        table.add_row(f"{tags.name(tag)} ({tag})", f"{tokens.get(tag, 0):,}", *values)
+    made = Console(highlight=False)
+    made.print(table)
+    speed = record["tokens_per_second"]
+    made.print(
+        f"{record['parameters']:,} parameters, {sum(tokens.values()):,} tokens"
+        + (f", {speed:,.0f} a second" if speed else "")
+        + f"; curves in {artifact.path / CURVES}."
+    )
+
+
+def _shape(config: PretrainConfig) -> Any:
+    """The model in numbers (`train.outlook.Shape`), without its weights; None where it has to be fetched first."""
+    import transformers
+    from accelerate import init_empty_weights
+
+    from ..models import random, references
+    from ..text.packing import Packed
+    from ..train import outlook
+
+    if config.is_new:
+        place = _packed(config.text)
+        if place is None:
+            return None
+        packed = Packed(place)
+        assert config.size is not None
+        known: Any = random.configuration(
+            config.size, packed.index["tokenizer"]["vocabulary"], length=max(packed.length, 2048)
+        )
+    else:
+        if references.size(config.init) is None:
+            return None
+        known = transformers.AutoConfig.from_pretrained(
+            references.resolve(config.init), trust_remote_code=False
+        )
+    with init_empty_weights():
+        model = transformers.AutoModelForCausalLM.from_config(known, trust_remote_code=False)
+    model.tie_weights()
+    return outlook.shape(known.to_dict(), sum(parameter.numel() for parameter in model.parameters()))
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a training, as far as it is known before. tokens: None where they are a matter of minutes."""
+
+    length: int
+    batch: int  # tokens of a step
+    tokens: int | None
+    unique: int | None  # tokens of the text
+
+
+def _size(config: PretrainConfig) -> _Size | None:
+    place = _packed(config.text)
+    if place is None:
+        if config.is_new:  # its text has yet to be packed
+            return None
+        length = config.length or _LENGTH
+        batch = max(config.batch_tokens or _BATCH, length) // length * length
+        return _Size(length, batch, config.tokens or (config.steps or _STEPS) * batch, None)
+    index = ledger.read_json(place / "index.json")
+    length = index["length"]
+    batch = max(config.batch_tokens or _PACKED_BATCH, length) // length * length
+    once = -(-index["sequences"] * length // batch) * batch
+    tokens = config.tokens or (config.steps * batch if config.steps else None if config.minutes else once)
+    return _Size(length, batch, tokens, index["tokens"])
 
 
 def plan(config: PretrainConfig) -> Plan:
-    """About the tokens, memory and disk, where the model is at hand."""
-    from ..models import references
-
-    tokens = config.steps * (config.batch_tokens // config.length) * config.length
-    size = references.size(config.init)
+    """About the tokens, memory and disk, where model and text are at hand."""
+    size = _size(config)
     if size is None:
-        return Plan(tokens=tokens)
-    weights = size.bytes // 2  # stored in two bytes each
-    # Weights, gradients and two moments in fp32; a chunk's logits and the head's other forms.
-    memory = 600_000_000 + 16 * weights + 256 * size.vocabulary * 10 + 8 * size.vocabulary * size.hidden
-    # Two checkpoints while one takes the other's place, and the result.
-    return Plan(tokens, memory, (2 * 12 + 2) * weights)
+        return Plan(config.tokens)
+    of = _shape(config)
+    if of is None:
+        return Plan(size.tokens)
+    # Two checkpoints, a third while it is written, and the result.
+    return Plan(size.tokens, _memory(config, of, size), (3 * 12 + 2) * of.parameters)
 
 
-STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION)
+def _memory(config: PretrainConfig, of: Any, size: _Size) -> int:
+    import torch
+
+    from ..train import outlook
+
+    at_once = (config.at_once or max(_AT_ONCE // size.length, 1)) * size.length
+    return outlook.memory(of, min(at_once, size.batch), config.checkpointing, torch.float32)
+
+
+def dry_run(config: PretrainConfig) -> dict[str, Any]:
+    """What it is going to take: parameters, tokens, operations, hours here (by a measurement of about five
+    seconds) and on named GPUs, memory, and what to make of it.
+    """
+    from ..train import outlook
+
+    size, of = _size(config), _shape(config)
+    if size is None:
+        raise OnggiError(f"text: {config.text} is not packed yet; `onggi pack` says how many tokens it is.")
+    if of is None:
+        raise OnggiError(
+            f"init: {config.init} is not here yet; fetch it first with `onggi inspect {config.init}`."
+        )
+    each = _here(config, of, size)
+    tokens = size.tokens or max(int(60 * (config.minutes or 0) / each), 1) * size.batch
+    operations = outlook.arithmetic(of, size.length) * tokens
+    steps = -(-tokens // size.batch)
+    return {
+        "parameters": of.parameters,
+        "tokens": tokens,
+        "steps": steps,
+        "text_tokens": size.unique,
+        "operations": operations,
+        "hours": {
+            "here": steps * each / 3600,
+            **outlook.hours(operations, of),
+        },
+        "memory": _memory(config, of, size),
+        "advice": outlook.judged(of.parameters, tokens, size.unique or tokens, config.is_new),
+    }
+
+
+def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
+    """Seconds of a step on this machine: of the model itself, its weights at random, which are as fast as any."""
+    import torch
+    import transformers
+
+    from ..engines.transformers import default_device
+    from ..models import random, references
+    from ..train import outlook
+    from ..train.tokens import next_token
+
+    if config.is_new:
+        assert config.size is not None
+        known: Any = random.configuration(config.size, of.vocabulary, length=max(size.length, 2048))
+    else:
+        known = transformers.AutoConfig.from_pretrained(
+            references.resolve(config.init), trust_remote_code=False
+        )
+    device = default_device()
+    model: Any = transformers.AutoModelForCausalLM.from_config(
+        known, trust_remote_code=False, dtype=torch.float32
+    ).to(device)
+    if config.checkpointing:
+        model.gradient_checkpointing_enable()
+    model.train()
+    count = max(min(_AT_ONCE, size.batch) // size.length, 1)
+    ids = torch.randint(0, of.vocabulary, (count, size.length), device=device)
+    positions = torch.arange(size.length, device=device).expand(count, -1)
+    weights = torch.full(ids.shape, 1 / ids.numel(), device=device)
+    loss = next_token(multiplied_in(config.precision, device), config.z_loss)
+    each = outlook.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
+    return each * size.batch / ids.numel()
+
+
+def show_plan(found: Mapping[str, Any]) -> None:
+    """Print what `dry_run` found."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..progress import duration
+    from ..train.outlook import PEAKS, REACHED
+
+    made = Console(highlight=False)
+    made.print(
+        f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
+        f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device."
+    )
+    table = Table()
+    table.add_column("on one")
+    table.add_column("time", justify="right")
+    for name, hours in found["hours"].items():
+        peak = f" ({PEAKS[name]:g} TFLOP/s)" if name in PEAKS else ""
+        table.add_row(f"{name}{peak}", duration(hours * 3600))
+    made.print(table)
+    made.print(
+        f"here: measured in about five seconds. GPUs: peak dense bf16 by the maker's data sheet, of which a model under "
+        f"200m is taken to reach {REACHED['small']:.0%} and a larger one {REACHED['large']:.0%}."
+    )
+    for sentence in found["advice"]:
+        made.print(sentence)
+
+
+STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION, show, dry_run, show_plan)

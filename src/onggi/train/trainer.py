@@ -118,6 +118,9 @@ class Trainer(transformers.Trainer):
     """
 
     loss_is_scaled_for_ga = True  # the weights of a step add up to 1
+    optimizer: Any
+    lr_scheduler: Any
+    control: Any
 
     def __init__(
         self,
@@ -172,6 +175,10 @@ class Trainer(transformers.Trainer):
             (share.start + len(share) * i // pieces, share.start + len(share) * (i + 1) // pieces)
             for i in range(pieces)
         ]
+        # The library wraps it.
+        self._own_optimizer = optimizers.make(
+            self.model, options.optimizer, schedule.learning_rate, options.weight_decay
+        )
         self.watch = _Watch()
         self.passed_over, self.halved = 0, 0  # steps of text; times that the learning rate was
         self.lines: list[dict[str, Any]] = []
@@ -204,7 +211,9 @@ class Trainer(transformers.Trainer):
         path = self.folder / METRICS
         written = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         self.lines = [json.loads(line) for line in written[: kept.facts["lines"]]]
-        self.bits = next((line["bits_per_byte"] for line in reversed(self.lines) if "bits_per_byte" in line), {})
+        self.bits = next(
+            (line["bits_per_byte"] for line in reversed(self.lines) if "bits_per_byte" in line), {}
+        )
         self._rewrite()
 
     def _rewrite(self) -> None:
@@ -256,10 +265,7 @@ class Trainer(transformers.Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Ours, over the model's own parameters."""
         if self.optimizer is None:
-            self.optimizer = optimizers.make(
-                self.model, self.options.optimizer, self.schedule.learning_rate, self.options.weight_decay
-            )
-            self._own_optimizer = self.optimizer
+            self.optimizer = self._own_optimizer
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -294,9 +300,7 @@ class Trainer(transformers.Trainer):
         if "loss" not in logs:  # the summary at the end, which is all here already
             return
         step, loss, norm = self.state.global_step, logs["loss"], float(logs["grad_norm"])
-        self._note(
-            {"step": step, "loss": loss, "gradients": norm, "learning_rate": logs["learning_rate"]}
-        )
+        self._note({"step": step, "loss": loss, "gradients": norm, "learning_rate": logs["learning_rate"]})
         self.watch.add(loss, norm)
         now = time.monotonic()
         self.seconds, self.own_steps, self._clock = self.seconds + now - self._clock, self.own_steps + 1, now

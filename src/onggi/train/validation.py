@@ -40,7 +40,10 @@ class Validation:
                     (number, [tokens.prefix, *ids[at : at + window - 1]])
                     for at in range(0, len(ids), window - 1)
                 ]
-        self.tokens = sum(len(ids) - 1 for _, ids in parts)
+        self.counts = dict.fromkeys(self.languages, 0)  # language → tokens that are predicted
+        for number, ids in parts:
+            self.counts[self.languages[number]] += len(ids) - 1
+        self.tokens = sum(self.counts.values())
         parts.sort(key=lambda part: -len(part[1]))
         self._batches: list[list[tuple[int, list[int]]]] = []
         for part in parts:
@@ -77,6 +80,13 @@ class Validation:
         return {
             language: round(float(nats[i]) / math.log(2) / self.bytes[language], 5)
             for i, language in enumerate(self.languages)
+        }
+
+    def nats(self, bits: Mapping[str, float]) -> dict[str, float]:
+        """Bits per byte of each language as nats a token."""
+        return {
+            language: round(value * math.log(2) * self.bytes[language] / self.counts[language], 4)
+            for language, value in bits.items()
         }
 
 
