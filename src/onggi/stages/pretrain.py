@@ -78,14 +78,15 @@ class PretrainConfig:
     length: int | None = None
     """Tokens of one sequence, its start token included; default 256. Packed text has a length already."""
     learning_rate: float | None = None
-    """At its peak. Default: 2e-3 from a random start; 3e-5 for a model that is trained further: higher moves the
+    """At its peak. Default: 5e-3 from a random start; 3e-5 for a model that is trained further: higher moves the
     weights further and sooner harms languages that the text has little of."""
     warmup: int | None = None
     """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine: falls all the way, to a tenth. wsd: stays at its peak and falls to nothing in the last fifth."""
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: for the matrices of the layers, with AdamW for all else."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """muon: for the matrices of the layers, with AdamW for all else. Default: muon from a random start, which came
+    further in as many steps (docs/pretrain.md), else adamw."""
     weight_decay: float | None = None
     """Of the matrices of the layers. Default: 0.1 from a random start, else 0, for it pulls towards nothing what
     languages that are not in the text have learnt."""
@@ -136,7 +137,7 @@ class PretrainConfig:
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise OnggiError(
                 f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual for a model that is "
-                "trained further, 2e-3 from a random start."
+                "trained further, 5e-3 from a random start."
             )
         for name in ("warmup", "weight_decay", "z_loss"):
             if (getattr(self, name) or 0) < 0:
@@ -279,7 +280,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     )
     steps = _steps(config, job, processes, material, engine.model, loss, at_once, validation)
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
-    rate = config.learning_rate or (2e-3 if config.is_new else 3e-5)
+    rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
     engine.model.requires_grad_(True)
     if "tensorboard" in (config.report_to or ()):
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
@@ -290,7 +291,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
             material.source,
             Schedule(steps, rate, warmup, config.schedule),
             trainer.Options(
-                optimizer=config.optimizer,
+                optimizer=_optimizer(config),
                 weight_decay=_decay(config),
                 at_once=at_once,
                 checkpointing=config.checkpointing,
@@ -314,7 +315,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         "learning_rate": rate,
         "warmup": warmup,
         "schedule": config.schedule,
-        "optimizer": config.optimizer,
+        "optimizer": _optimizer(config),
         "weight_decay": _decay(config),
         "seed": config.seed,
         "precision": str(dtype).removeprefix("torch."),
@@ -337,6 +338,10 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     if processes.first:
         _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
     processes.wait()
+
+
+def _optimizer(config: PretrainConfig) -> Literal["adamw", "muon"]:
+    return config.optimizer or ("muon" if config.is_new else "adamw")
 
 
 def _decay(config: PretrainConfig) -> float:
@@ -867,7 +872,7 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
         known, trust_remote_code=False, dtype=torch.float32
     ).to(device)
     if config.checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     model.train()
     count = max(min(_AT_ONCE, size.batch) // size.length, 1)
     ids = torch.randint(0, of.vocabulary, (count, size.length), device=device)

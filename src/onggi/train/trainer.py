@@ -145,7 +145,6 @@ class Trainer(transformers.Trainer):
             # The library takes a backend's name for many processes, however many there are.
             ddp_backend="gloo" if device.type == "cpu" and int(os.environ.get("WORLD_SIZE", 1)) > 1 else None,
             ddp_find_unused_parameters=False,
-            ddp_broadcast_buffers=False,
             report_to=list(options.report_to) or "none",
             run_name=options.name,
             disable_tqdm=True,
@@ -163,7 +162,7 @@ class Trainer(transformers.Trainer):
         arguments.gradient_accumulation_steps = pieces
         arguments.per_device_train_batch_size = options.at_once
         if options.checkpointing:
-            model.gradient_checkpointing_enable()  # type: ignore[operator]
+            model.activation_checkpointing_enable()  # type: ignore[operator]
         super().__init__(
             model=_Objective(model, loss), args=arguments, train_dataset=source, callbacks=[_Rhythm(self)]
         )
@@ -325,7 +324,13 @@ class Trainer(transformers.Trainer):
                     "passed_over": self.passed_over,
                     "halved": self.halved,
                 },
-                json.dumps({"global_step": self.state.global_step, "max_steps": self.schedule.steps}),
+                json.dumps(
+                    {
+                        "global_step": self.state.global_step,
+                        "max_steps": self.schedule.steps,
+                        "train_batch_size": self.options.at_once,
+                    }
+                ),
             )
             self.tick()
         self._saved = self._clock = time.monotonic()
@@ -341,6 +346,7 @@ class Trainer(transformers.Trainer):
         self.lr_scheduler.last_epoch = kept.step
         for group, base in zip(self.optimizer.param_groups, self.lr_scheduler.base_lrs, strict=True):
             group["lr"] = base * self._factor(kept.step)
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """With the optimizer's state."""
