@@ -36,9 +36,7 @@ def prepared(folder: Path, size: str) -> tuple[Path, Path]:
     from onggi.stages import PackConfig, TokenizerConfig, pack, tokenizer
 
     languages, source = Languages(LANGUAGES), "debian:libreoffice-help"
-    tokenizer(
-        TokenizerConfig(source, 8000, languages, sample=3_000_000), folder / "tokenizer"
-    )
+    tokenizer(TokenizerConfig(source, 8000, languages, sample=3_000_000), folder / "tokenizer")
     packed = pack(PackConfig(source, str(folder / "tokenizer"), LENGTH, languages), folder / "packed").path
     model = folder / f"model-{size}"
     random.initialise(random.configuration(size, 8000, bos=0, eos=1), 0, model)
@@ -204,9 +202,7 @@ def main() -> None:
             found[f"against {name}"] = round(statistics.median(ratios), 3)
     memory = {}
     for kind in ("naive", "onggi"):
-        made = subprocess.run(
-            [sys.executable, "-c", HEAD, kind], capture_output=True, text=True, check=True
-        )
+        made = subprocess.run([sys.executable, "-c", HEAD, kind], capture_output=True, text=True, check=True)
         memory[kind] = int(made.stdout.split()[0])
     found["head_memory"] = {**memory, "ratio": round(memory["onggi"] / memory["naive"], 3)}
     print(json.dumps(found, indent=2))

@@ -7,7 +7,6 @@ language, one passage in fifty held out. Both go through the same trainer.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,20 +20,13 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import console, progress, release_memory, say
-from .base import Names, Plan, Stage, command, multiplied_in, options, precision
+from .base import Names, Stage, command, options, precision
+from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, plan, show_plan
+from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
+from .pretrain_text import material as material_of
 
 _REVISION = 2
 RANDOM = "random"
-_NO_PROBE = (
-    "text: the probe is for measuring and never for training; "
-    "use --text starter, debian:libreoffice-help or your own."
-)
-# One passage in so many is kept from training; of each language so many tokens of them are measured.
-_ONE_IN, _HELD_OUT_TOKENS = 50, 512
-# Where nothing is said: tokens of a step, of plain text and packed; tokens in one pass on a CPU, on a GPU.
-_BATCH, _PACKED_BATCH = 1024, 8192
-_AT_ONCE, _AT_ONCE_GPU = 4096, 32768
-_STEPS, _LENGTH = 240, 256
 _VALIDATIONS = 20
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 CURVES = "curves.svg"
@@ -112,7 +104,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if self.text == "probe":
-            raise OnggiError(_NO_PROBE)
+            raise OnggiError(NO_PROBE)
         given = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OnggiError(f"{given[1]}: --{given[0]} says how long to train already; give one of them.")
@@ -129,7 +121,7 @@ class PretrainConfig:
             from ..models.random import parameters
 
             parameters(self.size)
-        length, batch = self.length or _LENGTH, self.batch_tokens or _BATCH
+        length, batch = self.length or LENGTH, self.batch_tokens or BATCH
         if length < 2:
             raise OnggiError(f"length: a sequence of {length} has nothing to predict; 256 is usual.")
         if self.length is not None and batch < length:
@@ -150,14 +142,6 @@ class PretrainConfig:
     def is_new(self) -> bool:
         """Whether the model begins at random."""
         return self.init == RANDOM
-
-
-def _packed(text: str) -> Path | None:
-    """The folder of packed text that `text` is; None where it is a source."""
-    from ..text.packing import INDEX
-
-    folder = Path(text)
-    return folder if (folder / INDEX).is_file() else None
 
 
 def inputs(config: PretrainConfig) -> dict[str, Any]:
@@ -232,20 +216,6 @@ def _processes() -> Any:
         torch.distributed.destroy_process_group()
 
 
-@dataclass(frozen=True)
-class _Material:
-    """What is trained on. source: see `train.tokens`. tokens: language → tokens of the first so many steps from
-    a step on. once: steps that read it once. held_out: language → passages to measure.
-    """
-
-    source: Any
-    tokens: Callable[[int, int], dict[str, int]]
-    length: int
-    once: int
-    held_out: Mapping[str, Sequence[str]]
-    facts: dict[str, Any]
-
-
 def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
@@ -267,7 +237,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         if id(parameter) not in kept:
             raise OnggiError(f"{config.init}: holds no tensor named {name}.")
     dtype = precision(job, config.precision, engine.device)
-    material = _material(config, engine, start)
+    material = material_of(config, engine, start)
     release_memory()
     validation = (
         Validation(engine.tokens, material.held_out, min(engine.window or 2048, 2048))
@@ -276,7 +246,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     )
     loss = next_token(dtype, config.z_loss)
     at_once = config.at_once or max(
-        (_AT_ONCE if engine.device.type == "cpu" else _AT_ONCE_GPU) // material.length, 1
+        (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
     )
     steps = _steps(config, job, processes, material, engine.model, loss, at_once, validation)
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
@@ -379,7 +349,7 @@ def _random(config: PretrainConfig, folder: Path) -> None:
     from ..models import random
     from ..text.packing import Packed
 
-    place = _packed(config.text)
+    place = packed_folder(config.text)
     if place is None:
         raise OnggiError(
             f"text: a random start needs text that `onggi pack` made, which knows its tokenizer; {config.text} is none."
@@ -422,149 +392,11 @@ def _tokenizer(config: PretrainConfig, packed: Any) -> Path:
         ) from error
 
 
-def _material(config: PretrainConfig, engine: Any, start: Path) -> _Material:
-    folder = _packed(config.text)
-    return (
-        _plain_material(config, engine) if folder is None else _packed_material(config, engine, start, folder)
-    )
-
-
-def _packed_material(config: PretrainConfig, engine: Any, start: Path, folder: Path) -> _Material:
-    from ..text.packing import Packed
-    from ..train.tokens import PackedBatches
-
-    packed = Packed(folder)
-    packed.check(start)
-    if config.length not in (None, packed.length):
-        raise OnggiError(
-            f"length: {folder} is packed into sequences of {packed.length}; pack it again for others."
-        )
-    _fits(config, engine, packed.length)
-    tokens = config.batch_tokens or max(_PACKED_BATCH, packed.length)
-    if tokens < packed.length:
-        raise OnggiError(f"batch_tokens: {tokens} are less than one sequence of {packed.length}.")
-    batches = PackedBatches(packed, tokens // packed.length, config.seed)
-    facts = {"text": packed.index["text"], "licence": packed.index["licence"]}
-    held_out = _validation(config, packed.languages)
-    if held_out:
-        facts["validation"] = config.validation
-    return _Material(batches, batches.tokens, packed.length, -(-len(packed) // batches.size), held_out, facts)
-
-
-def _validation(config: PretrainConfig, trained: Sequence[str]) -> dict[str, list[str]]:
-    """Language → passages of the validation text, in the languages that are asked for, else in those that are
-    trained on.
-    """
-    from .. import text
-
-    if config.validation is None:
-        return {}
-    found = text.load(config.validation, config.languages or (trained if ":" in config.validation else None))
-    languages = config.languages or [language for language in trained if language in found.languages]
-    if not languages:
-        raise OnggiError(
-            f"validation: {config.validation} has none of {', '.join(trained)}; it has {', '.join(found.languages)}."
-        )
-    lacking = [language for language in trained if language not in languages]
-    if lacking and not config.languages:
-        say(f"Not measured, for {config.validation} lacks them: {', '.join(map(tags.name, lacking))}.")
-    passages = found.common(languages, config.validation_passages)
-    return {language: list(texts.values()) for language, texts in passages.items()}
-
-
-def _fits(config: PretrainConfig, engine: Any, length: int) -> None:
-    if engine.window and length > engine.window:
-        raise OnggiError(f"length: {length} exceeds the window of {config.init}, {engine.window}.")
-
-
-def _plain_material(config: PretrainConfig, engine: Any) -> _Material:
-    from ..text.draw import draw
-    from ..train.tokens import batches
-
-    if config.minutes is not None:
-        raise OnggiError("minutes: is for packed text (`onggi pack`); say --steps or --tokens.")
-    length = config.length or _LENGTH
-    _fits(config, engine, length)
-    batch = config.batch_tokens or max(_BATCH, length)
-    if batch < length:
-        raise OnggiError(f"batch_tokens: {batch} are less than one sequence of {length} (--length).")
-    size = batch // length
-    steps = config.steps or (-(-config.tokens // (size * length)) if config.tokens else _STEPS)
-    training, held_out, source_text = _texts(config)
-    sequences = steps * size
-    if sequences < len(training):
-        raise OnggiError(
-            f"steps: {sequences} sequences in all are too few for {len(training)} languages; "
-            "raise --steps or --batch_tokens."
-        )
-    each = -(-sequences // len(training))
-    drawn = draw(
-        training,
-        engine.tokens.encode,
-        engine.tokens.prefix,
-        each * length * len(training),
-        seed=config.seed,
-        length=length,
-    )
-    for language in drawn.short:
-        say(f"The text in {tags.name(language)} is gone over more than once.")
-    made = batches(drawn.runs, engine.tokens.prefix, steps, size, config.seed)
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
-    say(f"Tokens to train on: {said}.")
-    own = _validation(config, list(training)) or {
-        language: _few(engine.tokens, texts) for language, texts in held_out.items()
-    }
-    return _Material(made, lambda first, stop: made.tokens, made.ids.shape[-1], steps, own, source_text)
-
-
-def _few(tokens: Any, texts: Mapping[str, str]) -> list[str]:
-    """The first passages, up to `_HELD_OUT_TOKENS`."""
-    chosen: list[str] = []
-    count = 0
-    for content in texts.values():
-        chosen.append(content)
-        count += len(tokens.encode(content))
-        if count >= _HELD_OUT_TOKENS:
-            break
-    return chosen
-
-
-Passages = Mapping[str, Mapping[str, str]]  # language → id → text
-
-
-def _texts(config: PretrainConfig) -> tuple[Passages, Passages, dict[str, Any]]:
-    """Passages to train on, passages held out, and what text they are from. In a parallel text a passage that is held
-    out in one language is so in all.
-    """
-    from .. import text
-
-    found = text.load(config.text, config.languages)
-    if found.name == "probe":  # a folder that `onggi text` made of it
-        raise OnggiError(_NO_PROBE)
-    languages = config.languages or Languages(found.languages)
-    passages = {language: found.passages(language) for language in languages}
-    held_out = {}
-    for language, texts in passages.items():
-        if len(texts) < 2:
-            raise OnggiError(
-                f"text: {len(texts)} passage in {tags.name(language)} is too little: one is held out; "
-                "leave the language out or give more."
-            )
-        order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
-        held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // _ONE_IN)]}
-    kept = {key for texts in held_out.values() for key in texts}
-    training = {
-        language: {key: content for key, content in texts.items() if key not in kept}
-        for language, texts in passages.items()
-    }
-    return training, held_out, {"text": found.name, "licence": found.licence}
-
-
 def _steps(
     config: PretrainConfig,
     job: ledger.Job,
     processes: _Processes,
-    material: _Material,
+    material: Material,
     model: Any,
     loss: Any,
     at_once: int,
@@ -739,176 +571,6 @@ def show(artifact: Artifact) -> None:
         + (f", {speed:,.0f} a second" if speed else "")
         + f"; curves in {artifact.path / CURVES}."
     )
-
-
-def _shape(config: PretrainConfig) -> Any:
-    """The model in numbers (`train.outlook.Shape`), without its weights; None where it has to be fetched first."""
-    import transformers
-    from accelerate import init_empty_weights
-
-    from ..models import random, references
-    from ..text.packing import Packed
-    from ..train import outlook
-
-    if config.is_new:
-        place = _packed(config.text)
-        if place is None:
-            return None
-        packed = Packed(place)
-        assert config.size is not None
-        known: Any = random.configuration(
-            config.size, packed.index["tokenizer"]["vocabulary"], length=max(packed.length, 2048)
-        )
-    else:
-        if references.size(config.init) is None:
-            return None
-        known = transformers.AutoConfig.from_pretrained(
-            references.resolve(config.init), trust_remote_code=False
-        )
-    with init_empty_weights():
-        model = transformers.AutoModelForCausalLM.from_config(known, trust_remote_code=False)
-    model.tie_weights()
-    return outlook.shape(known.to_dict(), sum(parameter.numel() for parameter in model.parameters()))
-
-
-@dataclass(frozen=True)
-class _Size:
-    """Of a training, as far as it is known before. tokens: None where they are a matter of minutes."""
-
-    length: int
-    batch: int  # tokens of a step
-    tokens: int | None
-    unique: int | None  # tokens of the text
-
-
-def _size(config: PretrainConfig) -> _Size | None:
-    place = _packed(config.text)
-    if place is None:
-        if config.is_new:  # its text has yet to be packed
-            return None
-        length = config.length or _LENGTH
-        batch = max(config.batch_tokens or _BATCH, length) // length * length
-        return _Size(length, batch, config.tokens or (config.steps or _STEPS) * batch, None)
-    index = ledger.read_json(place / "index.json")
-    length = index["length"]
-    batch = max(config.batch_tokens or _PACKED_BATCH, length) // length * length
-    once = -(-index["sequences"] * length // batch) * batch
-    tokens = config.tokens or (config.steps * batch if config.steps else None if config.minutes else once)
-    return _Size(length, batch, tokens, index["tokens"])
-
-
-def plan(config: PretrainConfig) -> Plan:
-    """About the tokens, memory and disk, where model and text are at hand."""
-    size = _size(config)
-    if size is None:
-        return Plan(config.tokens)
-    of = _shape(config)
-    if of is None:
-        return Plan(size.tokens)
-    # Two checkpoints, a third while it is written, and the result.
-    return Plan(size.tokens, _memory(config, of, size), (3 * 12 + 2) * of.parameters)
-
-
-def _memory(config: PretrainConfig, of: Any, size: _Size) -> int:
-    import torch
-
-    from ..train import outlook
-
-    at_once = (config.at_once or max(_AT_ONCE // size.length, 1)) * size.length
-    return outlook.memory(of, min(at_once, size.batch), config.checkpointing, torch.float32)
-
-
-def dry_run(config: PretrainConfig) -> dict[str, Any]:
-    """What it is going to take: parameters, tokens, operations, hours here (by a measurement of about five
-    seconds) and on named GPUs, memory, and what to make of it.
-    """
-    from ..train import outlook
-
-    size, of = _size(config), _shape(config)
-    if size is None:
-        raise OnggiError(f"text: {config.text} is not packed yet; `onggi pack` says how many tokens it is.")
-    if of is None:
-        raise OnggiError(
-            f"init: {config.init} is not here yet; fetch it first with `onggi inspect {config.init}`."
-        )
-    each = _here(config, of, size)
-    tokens = size.tokens or max(int(60 * (config.minutes or 0) / each), 1) * size.batch
-    operations = outlook.arithmetic(of, size.length) * tokens
-    steps = -(-tokens // size.batch)
-    return {
-        "parameters": of.parameters,
-        "tokens": tokens,
-        "steps": steps,
-        "text_tokens": size.unique,
-        "operations": operations,
-        "hours": {
-            "here": steps * each / 3600,
-            **outlook.hours(operations, of),
-        },
-        "memory": _memory(config, of, size),
-        "advice": outlook.judged(of.parameters, tokens, size.unique or tokens, config.is_new),
-    }
-
-
-def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
-    """Seconds of a step on this machine: of the model itself, its weights at random, which are as fast as any."""
-    import torch
-    import transformers
-
-    from ..engines.transformers import default_device
-    from ..models import random, references
-    from ..train import outlook
-    from ..train.tokens import next_token
-
-    if config.is_new:
-        assert config.size is not None
-        known: Any = random.configuration(config.size, of.vocabulary, length=max(size.length, 2048))
-    else:
-        known = transformers.AutoConfig.from_pretrained(
-            references.resolve(config.init), trust_remote_code=False
-        )
-    device = default_device()
-    model: Any = transformers.AutoModelForCausalLM.from_config(
-        known, trust_remote_code=False, dtype=torch.float32
-    ).to(device)
-    if config.checkpointing:
-        model.activation_checkpointing_enable()
-    model.train()
-    count = max(min(_AT_ONCE, size.batch) // size.length, 1)
-    ids = torch.randint(0, of.vocabulary, (count, size.length), device=device)
-    positions = torch.arange(size.length, device=device).expand(count, -1)
-    weights = torch.full(ids.shape, 1 / ids.numel(), device=device)
-    loss = next_token(multiplied_in(config.precision, device), config.z_loss)
-    each = outlook.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
-    return each * size.batch / ids.numel()
-
-
-def show_plan(found: Mapping[str, Any]) -> None:
-    """Print what `dry_run` found."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from ..progress import duration
-    from ..train.outlook import PEAKS, REACHED
-
-    made = Console(highlight=False)
-    made.print(
-        f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
-        f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device."
-    )
-    table = Table()
-    table.add_column("on one")
-    table.add_column("time", justify="right")
-    for name, hours in found["hours"].items():
-        peak = f" ({PEAKS[name]:g} TFLOP/s)" if name in PEAKS else ""
-        table.add_row(f"{name}{peak}", duration(hours * 3600))
-    made.print(table)
-    made.print(
-        f"here: measured in about five seconds. GPUs: peak dense bf16 by the maker's data sheet, of which a model under "
-        f"200m is taken to reach {REACHED['small']:.0%} and a larger one {REACHED['large']:.0%}."
-    )
-    for sentence in found["advice"]:
-        made.print(sentence)
 
 
 STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION, show, dry_run, show_plan)

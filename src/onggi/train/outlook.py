@@ -134,8 +134,8 @@ def judged(parameters: int, tokens: int, unique: int, new: bool) -> list[str]:
                 f"{words}: more than makes the most of the arithmetic ({BEST}), as is usual for a model that is to "
                 f"be small when it serves; for the same arithmetic a larger one would be better."
             )
-    if times <= 1:
-        found.append(f"The text is read once, {times:.0%} of it.")
+    if times < 1.05:  # the last step may begin it anew
+        found.append(f"The text is read once, {min(times, 1.0):.0%} of it.")
     elif times <= WELL:
         found.append(f"The text is gone over {times:.1f} times, which is worth nearly as much as new text.")
     elif times <= WASTED:

@@ -22,7 +22,7 @@ from onggi.languages import Languages
 from onggi.report import card
 from onggi.stages import PretrainConfig, TextConfig, pretrain, text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def config(model: Path, **options: Any) -> PretrainConfig:
@@ -149,7 +149,7 @@ def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> N
 
 
 def test_held_out_passages_are_not_trained_on(tmp_path: Path) -> None:
-    from onggi.stages.pretrain import _texts
+    from onggi.stages.pretrain_text import _texts
 
     folder = tmp_path / "text"
     text(TextConfig("probe", Languages("en,ko,ar")), folder)
