@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -250,38 +247,3 @@ def test_text_read_again_is_in_another_order(packed: Path) -> None:
     assert sum(counted.values()) >= text.index["tokens"]
     weights = [batches.rows(3, start, start + 1)["weights"] for start in range(5)]
     assert float(sum(w.sum() for w in weights)) == pytest.approx(1.0)
-
-
-TWO = """
-import sys
-from pathlib import Path
-import torch
-sys.path.insert(0, {tests!r})
-from train import test_trainer as t
-torch.distributed.init_process_group("gloo")
-t.made(Path({model!r}), Path({packed!r}), Path({out!r}), at_once=2).fit()
-torch.distributed.destroy_process_group()
-"""
-
-
-def test_two_processes_make_the_curve_of_one(tiny: Path, packed: Path, tmp_path: Path) -> None:
-    one = losses(made(tiny, packed, tmp_path / "one").fit())
-    script = tmp_path / "two.py"
-    tests = str(Path(__file__).parent.parent)
-    script.write_text(TWO.format(tests=tests, model=str(tiny), packed=str(packed), out=str(tmp_path / "two")))
-    words = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc-per-node",
-        "2",
-        "--standalone",
-        str(script),
-    ]
-    subprocess.run(
-        words, check=True, capture_output=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    written = (tmp_path / "two" / trainer.METRICS).read_text().splitlines()
-    two = losses([json.loads(line) for line in written])
-    assert len(two) == STEPS and two == pytest.approx(one, rel=1e-5)
-    assert two[-1] < two[0] - 0.3

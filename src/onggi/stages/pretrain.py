@@ -148,7 +148,10 @@ def inputs(config: PretrainConfig) -> dict[str, Any]:
     """Fingerprints of model and text."""
     from .. import text
     from ..models import references
+    from ..text.packing import Packed
 
+    if packed := packed_folder(config.text):
+        Packed(packed)  # raises where it is not whole
     found = {"text": text.fingerprint(config.text, config.languages)}
     if not config.is_new:
         found["init"] = references.fingerprint(config.init)
