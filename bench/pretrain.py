@@ -171,7 +171,7 @@ if sys.argv[1] == "naive":
 else:
     loss = cross_entropy(hidden, Head(weight), targets)
 loss.backward()
-print(peak() - before - weight.numel() * 4, float(loss))
+print(peak() - before - weight.numel() * 4)
 """
 
 

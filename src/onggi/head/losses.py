@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .chunks import Head
 
-# Positions of one chunk: with a vocabulary of 262,144 its logits are half a gigabyte in fp32.
-# Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
-_POSITIONS = 512
+# Positions of one chunk, and its logits at most: 192 positions with a vocabulary of 262,144, a fifth of a gigabyte in
+# fp32. Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
+_POSITIONS, _LOGITS = 512, 192 << 18
 
 
 def cross_entropy(
@@ -27,13 +27,14 @@ def cross_entropy(
     weights: Tensor | None = None,
     *,
     z: float = 0.0,
-    positions: int = _POSITIONS,
+    positions: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Σ weights · −log p(target), nats, a scalar whose backward pass reaches `hidden` and the head.
 
     hidden: (positions, hidden size), the states that predict `targets` (positions,), token ids.
-    weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. dtype: of
+    weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. positions:
+    of a chunk, by default as many as keep its logits within 200 MB, at most 512. dtype: of
     the matrix products; everything between them is fp32 (or wider, where `dtype` is). The head's
     bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
     bias; they can be gone back through once, and not differentiated again. z: with it Σ weights · z ·
@@ -53,6 +54,8 @@ def cross_entropy(
         hidden, targets, weights = hidden[trained], targets[trained], weights[trained]
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < head.vocabulary:
         raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
+    if positions is None:
+        positions = max(min(_POSITIONS, _LOGITS // head.vocabulary), 1)
     loss: Tensor = _CrossEntropy.apply(
         hidden, head.weight, head.bias, targets, weights, head, z, positions, dtype, torch.is_grad_enabled()
     )
