@@ -27,9 +27,10 @@ lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 20 minutes)
+bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 40 minutes)
 	@$(BIN)/python bench/quantize.py
 	@$(BIN)/python bench/report.py
+	@$(BIN)/python bench/evaluate.py
 
 clean:  ## remove the environments, not the runs
 	@rm -rf $(VENV) .venv-bench

@@ -27,7 +27,7 @@ def main(scores: Path) -> None:
         for language in ("en", "ko"):
             made = report(ReportConfig([str(scores)], language), Path(folder) / language)
             page.goto((made.path / "report.html").resolve().as_uri())
-            end = page.locator("figcaption").first.bounding_box()
+            end = page.locator("table").first.bounding_box()  # models by language, and which to ship
             page.screenshot(
                 path=HERE / f"report.{language}.png",
                 clip={"x": 0, "y": 0, "width": 1000, "height": end["y"] + end["height"] + 8},

@@ -76,3 +76,20 @@ def test_inspect_gives_the_loadable_folder() -> None:
     facts = json.loads(onggi("inspect", GEMMA, "--json").stdout)
     assert (Path(facts["path"]) / "config.json").is_file()
     assert facts["vocabulary"] == 262_144 and facts["licence"] == "gemma"
+
+
+def test_gemma_cut_to_two_languages_is_half_its_size(tmp_path: Path) -> None:
+    pytest.importorskip("wordfreq")
+    words = ("reshape", GEMMA, "--keep-languages", "ko,en", "--languages", "ko,en,km", "--text", "starter")
+    done = onggi(*words, "--out", str(tmp_path / "cut"))
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "cut" / "stage.json").read_text())
+    assert record["bytes"]["after"] < 0.5 * record["bytes"]["before"]
+    shares = [share for sources in record["vocabulary"]["same"].values() for share in sources.values()]
+    assert len(shares) == 4 and min(shares) > 0.97
+    loss = record["loss"]
+    # English shares its script with the most languages, and a hundred passages say little of its words.
+    for language, most in {"ko": 0.02, "en": 0.1}.items():
+        assert abs(loss["after"][language] / loss["before"][language] - 1) < most
+    assert loss["after"]["km"] > 1.2 * loss["before"]["km"]
+    assert record["vocabulary"]["tokens_on_probe"]["km"] > 4

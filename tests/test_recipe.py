@@ -97,7 +97,7 @@ def test_wrong_overrides(write: Write, override: str, said: str) -> None:
         ("stages: {a: [text]}", "stages.a: is not a mapping"),
         (
             "stages: {a: {source: probe}}",
-            'stages.a: has no "verb". There is: text, tokenizer, pack, pretrain, quantize',
+            'stages.a: has no "verb". There is: text, tokenizer, pack, reshape',
         ),
         ("stages: {a: {verb: quantise, model: m}}", "there is no verb 'quantise'. Did you mean 'quantize'?"),
         ("stages: {a: {verb: [text]}}", "stages.a.verb: there is no verb"),

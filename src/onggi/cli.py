@@ -103,13 +103,13 @@ def parser(verb: str) -> Any:
     made = arguments.parser(VERBS[verb])
     if verb == "evaluate":
         made.add_argument("--list-tasks", action="store_true", help="Print the tasks there are, and end.")
-    made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     if VERBS[verb].dry_run:
         made.add_argument(
             "--dry-run",
             action="store_true",
-            help="Print what it is going to take (time, memory, whether it makes sense) and end; needs no --out.",
+            help="Print what it would make or take, and end; needs no --out.",
         )
+    made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
     )
@@ -170,12 +170,11 @@ def _stage(verb: str, words: list[str]) -> int:
         words = [*words, "--out", os.devnull]
     parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
-    if stage.dry_run and stage.show_plan and parsed["dry_run"]:
-        found = stage.dry_run(config)
-        if parsed.json:
-            _print_json(found)
+    if stage.dry_run and parsed.dry_run:
+        if parsed.json and stage.outlook:
+            _print_json(stage.outlook(config))
         else:
-            stage.show_plan(found)
+            print(stage.dry_run(config))
         return 0
     artifact = stage.run(config, Path(parsed.out))
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes (torchrun) the first speaks

@@ -13,6 +13,7 @@ from conftest import save_model
 from onggi.engines.scoring import Scorer, encode, fit
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
+from onggi.head import Head
 
 
 def naive(engine: Engine, ids: list[int], start: int) -> tuple[float, bool]:
@@ -70,6 +71,25 @@ def test_together_as_alone(kind: str, tmp_path: Path) -> None:
             assert found[i].logprob == pytest.approx(logprob, abs=1e-3)
             assert (found[i].tokens, found[i].greedy) == (len(ids) - start, greedy)
         assert found[len(sequences) - 1].tokens == 0
+
+
+def test_the_trial_leaves_the_whole_head_and_needs_but_a_part(tiny: Path) -> None:
+    engine = Engine(tiny)
+    vocabulary: list[int] = []
+
+    class Counted(Head):
+        def logits(self, *given: Any, **options: Any) -> torch.Tensor:
+            vocabulary.append(self.vocabulary)
+            return super().logits(*given, **options)
+
+        def part(self, count: int) -> Head:
+            assert count < 10_000
+            return Counted(self.weight[:40])
+
+    head = Counted(engine.head.weight)
+    own = Scorer(engine.body, head, engine.model.config, engine.device)
+    assert own._mask == "one" and own.head is head
+    assert set(vocabulary) == {40}
 
 
 def test_a_model_that_takes_no_such_mask_is_scored_one_by_one(

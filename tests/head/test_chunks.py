@@ -117,3 +117,13 @@ def test_what_cannot_be_compared_is_refused() -> None:
         compare(hidden[:2], [heads[0], Head(heads[0].weight[:-1])], targets)
     with pytest.raises(ValueError, match="one hidden state per target"):
         compare([hidden[0], hidden[1][:-1]], heads[:2], targets)
+
+
+def test_a_part_is_the_head_of_a_smaller_vocabulary() -> None:
+    hidden, (head, *_), targets = models()
+    whole = Head(head.weight, torch.linspace(-2, 2, VOCABULARY), 5.0, 0.5)
+    found = score(hidden[0], whole.part(100), targets % 100)
+    log_q = naive(hidden[0], Head(whole.weight[:100], whole.bias[:100], 5.0, 0.5))
+    nll = -log_q.gather(1, (targets % 100).unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found.nll.double(), nll, rtol=0, atol=1e-5)
+    assert whole.part(10**6).vocabulary == VOCABULARY

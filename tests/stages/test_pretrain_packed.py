@@ -19,7 +19,7 @@ from onggi.cli import main
 from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.stages import PackConfig, PretrainConfig, pack, pretrain
-from onggi.stages.pretrain_plan import dry_run
+from onggi.stages.pretrain_plan import outlook
 from onggi.text.packing import Packed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -113,7 +113,7 @@ def test_minutes_are_steps_that_are_kept(
     packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onggi.stages import pretrain as stage
-    from onggi.train import outlook
+    from onggi.train.outlook import seconds
 
     module = sys.modules[stage.__module__]
     monkeypatch.setattr(module, "_measured", lambda *_: 2.0)
@@ -121,7 +121,7 @@ def test_minutes_are_steps_that_are_kept(
     assert json.loads((made.path / "onggi.json").read_text())["pretrained"]["steps"] == 6
     monkeypatch.undo()
     # A measurement for real.
-    monkeypatch.setattr(outlook.seconds, "__defaults__", (0.1,))
+    monkeypatch.setattr(seconds, "__defaults__", (0.1,))
     made = pretrain(config(packed, steps=None, minutes=0.01), tmp_path / "b")
     assert 1 <= json.loads((made.path / "onggi.json").read_text())["pretrained"]["steps"] < 600
 
@@ -199,9 +199,9 @@ def test_dry_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from onggi.train import outlook
+    from onggi.train.outlook import seconds
 
-    monkeypatch.setattr(outlook.seconds, "__defaults__", (0.3,))  # not five seconds
+    monkeypatch.setattr(seconds, "__defaults__", (0.3,))  # not five seconds
     words = ["pretrain", "--text", str(packed), "--init", "random", "--size", "1m", "--tokens", "200000"]
     assert main([*words, "--dry-run"]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -212,10 +212,10 @@ def test_dry_run(
     assert abs(found["parameters"] / 1e6 - 1) < 0.06 and found["hours"]["here"] > found["hours"]["A100"] > 0
     assert found["operations"] > 6 * found["parameters"] * 200_000
     assert not (tmp_path / "never").exists()
-    further = dry_run(config(packed, str(tiny), steps=10))
+    further = outlook(config(packed, str(tiny), steps=10))
     assert further["tokens"] == 5120 and len(further["advice"]) == 1
     with pytest.raises(OnggiError, match="is not packed yet"):
-        dry_run(PretrainConfig("starter", "random", "1m"))
+        outlook(PretrainConfig("starter", "random", "1m"))
 
 
 def test_two_processes_make_the_curve_of_one(packed: Path, tmp_path: Path) -> None:

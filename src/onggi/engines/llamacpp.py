@@ -54,7 +54,10 @@ class Engine(server.Engine):
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use, or is told to (`OMP_NUM_THREADS`)."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    if told.isdecimal() and int(told):
+        return int(told)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

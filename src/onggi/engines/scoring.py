@@ -24,8 +24,9 @@ from .protocol import Scored
 
 # Positions whose likelihoods are computed together.
 _POSITIONS = 512
-# Branches inside and across segments, to try a model's masks on.
+# Branches inside and across segments, to try a model's masks on, and how much of the vocabulary shows it.
 _TRIAL = [([3, 5, 8, 9, 4, 6], 3), ([3, 5, 8, 7, 7, 6], 3), ([3, 5, 2, 9, 4, 6], 2)]
+_SHOWS = 1024
 
 
 def encode(tokens: Tokens, pairs: Sequence[tuple[str, str]]) -> list[tuple[list[int], int]]:
@@ -56,7 +57,9 @@ class Scorer:
         # A mask for each kind of layer, one for all, or none that works.
         self._mask: str | None = None
         ways = ("each", "one") if self.kinds else ("one",)
+        self.head = head.part(_SHOWS)  # a walk over a large vocabulary costs more than the whole trial
         self._mask = next((way for way in ways if self._works(way)), None)
+        self.head = head
 
     def _works(self, way: str) -> bool:
         """Whether a small tree, of one segment and of several, scores as its branches do alone."""

@@ -22,7 +22,7 @@ from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
 from ..text.chat import Template, template
-from ..text.tokens import Tokens
+from ..text.tokens import Tokens, shared
 from . import generation, scoring
 from .generation import choose
 from .protocol import Answer, Prompt, Sampling, Scored
@@ -54,7 +54,6 @@ class Engine:
         # Refuses code, pickles and damaged files with the reason, before transformers sees them.
         Checkpoint(folder)
         self.folder, self.device = folder, device or default_device()
-        self.tokens = Tokens(folder)
         try:
             with no_bars():
                 model: Any
@@ -69,6 +68,8 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
+        # Only now: while weights are converted, the file that they come from is in memory as well.
+        self.tokens = shared(folder)
         self.model = model.to(self.device).eval().requires_grad_(False)
         self.body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
         self.head = head_of(model)

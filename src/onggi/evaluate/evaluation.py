@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import ledger
+from .. import fanout, ledger
 from ..engines import opening
 from ..engines.spending import Options
 from ..languages import Languages
@@ -36,13 +36,19 @@ class Evaluation:
     """`scores` (DESIGN §3), `items` and the names of the `outputs` in `job.work`, as they grow.
 
     line: the models, named apart. reference: the name of the one that the others are set against.
-    options: how servers are treated.
+    options: how servers are treated. on: where the work is done, None for here.
     """
 
     def __init__(
-        self, job: ledger.Job, line: Sequence[Reference], reference: str, margin: float, options: Options
+        self,
+        job: ledger.Job,
+        line: Sequence[Reference],
+        reference: str,
+        margin: float,
+        options: Options,
+        on: fanout.On | None = None,
     ):
-        self.job, self.reference, self.margin, self.options = job, reference, margin, options
+        self.job, self.reference, self.margin, self.options, self.on = job, reference, margin, options, on
         self.models = [
             Model(r.name, r.source, None if references.served(r.source) else references.resolve(r.source))
             for r in line
@@ -67,9 +73,17 @@ class Evaluation:
         """The models that are here, and can be scored; a server gives no likelihoods of a given text."""
         return [model for model in self.models if model.folder is not None]
 
+    @property
+    def memory(self) -> int:
+        """About the bytes that a process needs for any one of the models, in fp32."""
+        stored = [
+            sum(f.stat().st_size for f in m.folder.glob("*.safetensors")) for m in self.local if m.folder
+        ]
+        return 2 * max(stored, default=0) + 2**30
+
     def complete(self, label: str, todo: Sequence[Piece]) -> list[dict[str, Row]]:
         """The rows of each piece; see `pieces.complete`."""
-        found = pieces.complete(self.job, label, todo, self.options)
+        found = pieces.complete(self.job, label, todo, self.options, self.on, self.memory)
         for piece, rows in zip(todo, found, strict=True):
             if references.served(piece.source):
                 # What a judge settles by itself was not asked.

@@ -92,13 +92,96 @@ class Result:
     samples: list[dict[str, Any]]
 
 
-class _Request:
+class Request:
     """What is asked of the engine once; `id` is made from all that decides the response."""
 
     def __init__(self, kind: str, args: tuple[Any, ...], turn: int):
-        self.args = args
+        self.kind, self.args = kind, args
         known = json.dumps([kind, args, turn], ensure_ascii=False, sort_keys=True, default=str)
         self.id = hashlib.sha256(known.encode()).hexdigest()
+
+
+def _numbered(instances: Sequence[Instance]) -> list[Request]:
+    """The request of each of lm-eval's, those of one kind; equal ones are one, unless they are drawn."""
+    turns: Counter[str] = Counter()
+    requests: list[Request] = []
+    for one in instances:
+        drawn = one.request_type == "generate_until"
+        key = json.dumps(one.args, sort_keys=True, default=str) if drawn else ""
+        requests.append(Request(one.request_type, one.args, turns[key] if key else 0))
+        turns[key] += 1
+    return requests
+
+
+def requests_of(asked: Sequence[Asked]) -> dict[str, list[Request]]:
+    """Task → what it asks of a model, as lm-eval will ask for all of the tasks together; equal ones with the
+    first task.
+    """
+    by_kind: dict[str, list[tuple[str, Instance]]] = {}
+    for one in asked:
+        for instance in one.task.instances:
+            own = [(one.name, instance)] * (instance.repeats or 1)
+            by_kind.setdefault(instance.request_type, []).extend(own)
+    first: dict[str, tuple[str, Request]] = {}
+    for pairs in by_kind.values():
+        for (name, _), request in zip(pairs, _numbered([pair[1] for pair in pairs]), strict=True):
+            first.setdefault(request.id, (name, request))
+    found: dict[str, list[Request]] = {one.name: [] for one in asked}
+    for name, request in first.values():
+        found[name].append(request)
+    return found
+
+
+def respond(requests: Sequence[Request], engine: Engine, kept: Mapping[str, Row]) -> Iterator[Row]:
+    """The responses to `requests` that are not `kept`, as they come."""
+    for kind, ask in (
+        ("loglikelihood", _score),
+        ("loglikelihood_rolling", _roll),
+        ("generate_until", _answer),
+    ):
+        missing = [one for one in requests if one.kind == kind and one.id not in kept]
+        for number, response in ask(engine, missing) if missing else ():
+            yield {"item": missing[number].id, "response": response}
+
+
+def _score(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Any]]:
+    pairs = [(str(request.args[0]), str(request.args[1])) for request in requests]
+    for number, scored in engine.score(pairs):
+        yield number, [round(scored.logprob, 4), scored.greedy]
+
+
+def _roll(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Any]]:
+    tokens, window = engine.tokens, engine.window
+    for number, request in enumerate(requests):
+        ids = tokens.encode(request.args[0])
+        size = window or len(ids) + 1
+        windows = utils.get_rolling_token_windows(ids, tokens.prefix, size, 1)
+        pieces = [utils.make_disjoint_window(pair) for pair in windows]
+        sequences = [([*before, *own], len(before)) for before, own in pieces]
+        nats = sum(scored.logprob for _, scored in engine.score_ids(sequences))
+        yield number, round(nats, 4)
+
+
+def _answer(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, Any]]:
+    alike: dict[Sampling, list[int]] = {}
+    for number, request in enumerate(requests):
+        alike.setdefault(_sampling(request.args[1]), []).append(number)
+    for sampling, numbers in alike.items():
+        prompts = [_fitting(engine, requests[n].args[0], sampling) for n in numbers]
+        for place, said in engine.generate(prompts, sampling):
+            yield numbers[place], said.text
+
+
+def _fitting(engine: Engine, prompt: str, sampling: Sampling) -> str:
+    """A prompt cut at its beginning to what leaves room for the answer, as lm-eval cuts it."""
+    tokens, window = engine.tokens, engine.window
+    ids = tokens.encode(prompt)
+    if window is None or len(ids) + 1 + sampling.max_tokens <= window:
+        return prompt
+    room = window - 1 - sampling.max_tokens
+    if room < 1:
+        raise OnggiError(f"max_gen_toks: {sampling.max_tokens} leave no room in the window of {window}.")
+    return str(tokens.tokenizer.decode(ids[-room:], skip_special_tokens=False))
 
 
 class Model(LM):
@@ -117,34 +200,17 @@ class Model(LM):
         """The loaded model."""
         return self._load()
 
-    def _responses(
-        self,
-        kind: str,
-        requests: Sequence[Instance],
-        ask: Callable[[Sequence[_Request]], Iterator[tuple[int, Any]]],
-    ) -> list[Any]:
-        """The response to each request, in their order; equal ones are asked once, unless they are drawn."""
-        turns: Counter[str] = Counter()
-        asked: list[_Request] = []
-        for request in requests:
-            key = json.dumps(request.args, sort_keys=True, default=str) if kind == "generate_until" else ""
-            asked.append(_Request(kind, request.args, turns[key] if key else 0))
-            turns[key] += 1
-        missing = list({request.id: request for request in asked if request.id not in self.kept}.values())
-        found = ask(missing) if missing else ()
-        rows = ({"item": missing[number].id, "response": response} for number, response in found)
+    def _responses(self, instances: Sequence[Instance]) -> list[Any]:
+        """The response to each of lm-eval's requests, in their order."""
+        asked = _numbered(instances)
+        missing = list({one.id: one for one in asked if one.id not in self.kept}.values())
+        rows = respond(missing, self.engine, {}) if missing else ()
         self.kept = answering.complete(self._file, self.kept, rows, self._step)
         return [self.kept[request.id]["response"] for request in asked]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """(nats, greedy) of each continuation after its context."""
-
-        def ask(missing: Sequence[_Request]) -> Iterator[tuple[int, Any]]:
-            pairs = [(str(request.args[0]), str(request.args[1])) for request in missing]
-            for number, scored in self.engine.score(pairs):
-                yield number, [round(scored.logprob, 4), scored.greedy]
-
-        return [(nats, greedy) for nats, greedy in self._responses("loglikelihood", requests, ask)]
+        return [(nats, greedy) for nats, greedy in self._responses(requests)]
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Nats of each whole text; one longer than the window in pieces, as lm-eval cuts them.
@@ -152,44 +218,11 @@ class Model(LM):
         The start token is not part of the text. lm-eval's transformers model sets it twice for a tokenizer
         that sets it by itself, and scores the second, unless told `add_bos_token=False`.
         """
-
-        def ask(missing: Sequence[_Request]) -> Iterator[tuple[int, Any]]:
-            tokens, window = self.engine.tokens, self.engine.window
-            for number, request in enumerate(missing):
-                ids = tokens.encode(request.args[0])
-                size = window or len(ids) + 1
-                windows = utils.get_rolling_token_windows(ids, tokens.prefix, size, 1)
-                pieces = [utils.make_disjoint_window(pair) for pair in windows]
-                sequences = [([*before, *own], len(before)) for before, own in pieces]
-                nats = sum(scored.logprob for _, scored in self.engine.score_ids(sequences))
-                yield number, round(nats, 4)
-
-        return self._responses("loglikelihood_rolling", requests, ask)
+        return self._responses(requests)
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """The answer to each context, up to one of its task's stops."""
-
-        def ask(missing: Sequence[_Request]) -> Iterator[tuple[int, Any]]:
-            alike: dict[Sampling, list[int]] = {}
-            for number, request in enumerate(missing):
-                alike.setdefault(_sampling(request.args[1]), []).append(number)
-            for sampling, numbers in alike.items():
-                prompts = [self._fitting(missing[n].args[0], sampling) for n in numbers]
-                for place, said in self.engine.generate(prompts, sampling):
-                    yield numbers[place], said.text
-
-        return self._responses("generate_until", requests, ask)
-
-    def _fitting(self, prompt: str, sampling: Sampling) -> str:
-        """A prompt cut at its beginning to what leaves room for the answer, as lm-eval cuts it."""
-        tokens, window = self.engine.tokens, self.engine.window
-        ids = tokens.encode(prompt)
-        if window is None or len(ids) + 1 + sampling.max_tokens <= window:
-            return prompt
-        room = window - 1 - sampling.max_tokens
-        if room < 1:
-            raise OnggiError(f"max_gen_toks: {sampling.max_tokens} leave no room in the window of {window}.")
-        return str(tokens.tokenizer.decode(ids[-room:], skip_special_tokens=False))
+        return self._responses(requests)
 
 
 def _sampling(given: Mapping[str, Any]) -> Sampling:

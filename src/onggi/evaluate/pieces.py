@@ -7,6 +7,7 @@ that is killed loses the batch in hand and asks only for what is missing.
 from __future__ import annotations
 
 import functools
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from .. import fanout, ledger
 from ..engines import opening, server
 from ..engines.spending import Options, Rehearsal
 from ..errors import OnggiError
+from ..models import references
 from ..progress import progress, say
 from .answering import Row, line, read
 
@@ -37,13 +39,18 @@ class Piece:
 
 
 def complete(
-    job: ledger.Job, label: str, pieces: Sequence[Piece], options: Options | None = None
+    job: ledger.Job,
+    label: str,
+    pieces: Sequence[Piece],
+    options: Options | None = None,
+    on: fanout.On | None = None,
+    memory: int = 0,
 ) -> list[dict[str, Row]]:
     """Item → row of every piece, in their order: what is kept and, asked for now, what is missing.
 
     What failed (`finish` is `error`) is asked for again: a server may have come back.
     label: what the bar calls them. options: how servers are treated; what they may cost is said before
-    anything is sent, and OnggiError raised where it is over the budget.
+    anything is sent, and OnggiError raised where it is over the budget. on, memory: as `fanout.each` has them.
     """
     found: list[dict[str, Row]] = []
     for piece in pieces:
@@ -52,28 +59,29 @@ def complete(
         with ledger.writing(piece.file) as aside:
             aside.write_bytes(b"".join(map(line, rows.values())))
     todo = [n for n, piece in enumerate(pieces) if not found[n].keys() >= set(piece.keys)]
-    for source in dict.fromkeys(pieces[n].source for n in todo):
-        if opening.how(source, "generate") == "server":
-            own = [(pieces[n], found[n]) for n in todo if pieces[n].source == source]
-            _announce(source, own, options or Options())
-    calls = [
-        functools.partial(_rows, pieces[n].source, pieces[n].need, pieces[n].ask, found[n], options)
-        for n in todo
-    ]
+    served = [n for n in todo if references.served(pieces[n].source)]
+    for source in dict.fromkeys(pieces[n].source for n in served):
+        own = [(pieces[n], found[n]) for n in served if pieces[n].source == source]
+        _announce(source, own, options or Options())
+    # A server is asked from here, where its limits are kept and its key is.
+    far = [n for n in todo if on and n not in served]
+    done = sum(len(rows.keys() & set(piece.keys)) for rows, piece in zip(found, pieces, strict=True))
     with progress(f"evaluate {job.out.name}: {label}", sum(len(piece.keys) for piece in pieces)) as bar:
-        bar.skip(sum(map(len, found)))
+        bar.skip(done)
         if todo:
             bar.step(0, f"loading {pieces[todo[0]].label}")
         last = None
-        for number, row in fanout.each(calls):
-            piece = pieces[todo[number]]
-            with piece.file.open("ab") as out:
-                out.write(line(row))
-            found[todo[number]][row["item"]] = row
-            bar.step(1, piece.label)
-            if last != number:
-                job.tick()
-            last = number
+        for numbers, where in ((far, on), ([n for n in todo if n not in far], None)):
+            calls = [_call(pieces[n], found[n], options) for n in numbers]
+            for number, row in fanout.each(calls, where, memory):
+                n = numbers[number]
+                with pieces[n].file.open("ab") as out:
+                    out.write(line(row))
+                found[n][row["item"]] = row
+                bar.step(1, pieces[n].label)
+                if last != n:
+                    job.tick()
+                last = n
     return found
 
 
@@ -93,7 +101,25 @@ def _announce(source: str, own: Sequence[tuple[Piece, Mapping[str, Row]]], optio
         )
 
 
+def _call(piece: Piece, kept: Mapping[str, Row], options: Options | None) -> Callable[[], Iterator[Row]]:
+    """`kept` grows while rows come in: a call that is sent again asks for what is missing by then."""
+    return functools.partial(_rows, references.absolute(piece.source), piece.need, piece.ask, kept, options)
+
+
 def _rows(
     source: str, need: opening.Need, ask: Ask, kept: Mapping[str, Row], options: Options | None
 ) -> Iterator[Row]:
-    yield from ask(opening.engine(source, need, options), dict(kept))
+    yield from ask(engine(source, need, options), dict(kept))
+
+
+def engine(source: str, need: opening.Need, options: Options | None = None) -> Any:
+    """As `opening.engine`, in a process that may be on another machine than the one that named `source`.
+
+    Raises OnggiError where a path is not there.
+    """
+    if Path(source).is_absolute() and not Path(source).exists():
+        raise OnggiError(
+            f"{source}: is not on {platform.node()}, a machine of the cluster; name a folder that all of them "
+            "share, or a model that each can get by itself (owner/name, package:NAME)."
+        )
+    return opening.engine(source, need, options)

@@ -41,6 +41,11 @@ class Head:
         """Number of entries."""
         return self.weight.shape[0]
 
+    def part(self, count: int) -> Head:
+        """The head of the vocabulary's first `count` entries alone."""
+        bias = None if self.bias is None else self.bias[:count]
+        return Head(self.weight[:count], bias, self.softcap, self.scale)
+
     def logits(self, hidden: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """(positions, stop − start) logits of `hidden` (positions, hidden), in fp32."""
         stop = self.vocabulary if stop is None else stop

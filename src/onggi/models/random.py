@@ -136,6 +136,6 @@ def initialise(config: LlamaConfig, seed: int, folder: Path) -> None:
         tensors[name] = checkpoints.pending(value)
     written = {**config.to_dict(), "architectures": [type(model).__name__]}
     ledger.write_json(folder / "config.json", written)
-    ids = {key: value for key in ("bos_token_id", "eos_token_id") if (value := written.get(key)) is not None}
+    ids = {key: written[key] for key in ("bos_token_id", "eos_token_id") if written.get(key) is not None}
     ledger.write_json(folder / "generation_config.json", GenerationConfig(**ids).to_diff_dict())
     checkpoints.write_shard(folder / checkpoints.SINGLE, tensors)

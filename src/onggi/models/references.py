@@ -155,6 +155,14 @@ def resolve(source: str) -> Path:
     return _hub(source)
 
 
+def absolute(source: str) -> str:
+    """`source` as it is named from any folder: a path as one from the root, anything else as it is."""
+    if source.startswith("package:") or served(source):
+        return source
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
+
+
 def fingerprint(source: str) -> str:
     """A string that changes when the model does; behind a server, when its address or name does."""
     if source.startswith("package:"):

@@ -138,6 +138,64 @@ def extended(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def reshaped(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi reshape` made."""
+    base, facts = about["base"], about["reshaped"]
+    shape, cut, loss = facts["shape"], facts["vocabulary"], facts["loss"]
+    languages = facts["keep_languages"] or facts["languages"]
+    lines = [
+        *_metadata(about, "finetune", {"tokens": languages} if languages else None, []),
+        f"# {base['name']}, reshaped",
+        "",
+        f"{base['name']} ({base['source']}), its parts cut or copied by onggi and not trained since.",
+        "",
+        *(
+            f"- {name}: {shape['before'][name]:,} → {shape['after'][name]:,}"
+            for name in shape["before"]
+            if shape["before"][name] != shape["after"][name]
+        ),
+        f"- parameters: {facts['parameters']['before']:,} → {facts['parameters']['after']:,}",
+    ]
+    if facts["layers"]:
+        lines.append(f"- layers of the base, in order: {', '.join(map(str, facts['layers']))}")
+    if facts["text"]:
+        lines.append(
+            f"- text it was chosen by: {facts['text']}"
+            + (f" ({facts['licence']})" if facts.get("licence") else "")
+            + f", in {', '.join(tags.name(tag) for tag in facts['languages'])}"
+        )
+    if cut:
+        for tag, shares in cut["same"].items():
+            said = ", ".join(f"{share:.2%} of {name}" for name, share in shares.items())
+            lines.append(
+                f"- words in {tags.name(tag)} that are cut as before: {said} (the others: retokenised.jsonl)"
+            )
+        worse = {tag: growth for tag, growth in cut["tokens_on_probe"].items() if tag not in cut["same"]}
+        if worse:
+            said = ", ".join(f"{tags.name(tag)} × {growth:.2f}" for tag, growth in worse.items())
+            lines.append(f"- tokens that the probe's text takes now: {said}; those languages are lost")
+    if loss:
+        lines += [
+            "",
+            "Nats for a passage held out, before and after:",
+            "",
+            "| | before | after |",
+            "|---|---|---|",
+        ]
+        lines += [
+            f"| {tags.name(tag)} | {value:.1f} | {loss['after'][tag]:.1f} |"
+            for tag, value in loss["before"].items()
+        ]
+    if about.get("terms"):
+        lines += ["", about["terms"]]
+    lines += [
+        "",
+        "What it costs in each language: `onggi evaluate FOLDER --reference "
+        f"{base['source']} --languages … --out SCORES`.",
+    ]
+    return "\n".join([*lines, ""])
+
+
 def _metadata(
     about: Mapping[str, Any], relation: str, learnt: Mapping[str, Any] | None, marks: list[str]
 ) -> list[str]:

@@ -64,7 +64,8 @@ def cell(scores: Scores, name: str, tag: str, word: str, say: Phrases) -> str:
     found = choice.entries(scores, name, tag)
     lines = [f"**{say(f'ship.word_{word}')}**"]
     if text := found.get(choice.TEXT):
-        lines.append(f"{nats(scores, text, name, tag)} {say('ship.nats')}")
+        unit = f" {say('ship.nats')}" if name == scores["reference"] else ""
+        lines.append(nats(scores, text, name, tag) + unit)
     if mean := _tasks(scores, found):
         lines.append(f"{mean} {say('ship.tasks')}")
     if grade := found.get(choice.GRADE):

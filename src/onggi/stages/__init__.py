@@ -12,13 +12,14 @@ from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
 from . import report as _report
+from . import reshape as _reshape
 from . import text as _text
 from . import tokenizer as _tokenizer
 from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pack, _pretrain, _quantize, _evaluate, _report)
+    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
@@ -28,6 +29,7 @@ from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
+from .reshape import ReshapeConfig, reshape  # noqa: E402
 from .text import TextConfig, text  # noqa: E402
 from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 
@@ -42,6 +44,7 @@ __all__ = [
     "PretrainConfig",
     "QuantizeConfig",
     "ReportConfig",
+    "ReshapeConfig",
     "Stage",
     "TextConfig",
     "TokenizerConfig",
@@ -52,6 +55,7 @@ __all__ = [
     "pretrain",
     "quantize",
     "report",
+    "reshape",
     "text",
     "tokenizer",
 ]

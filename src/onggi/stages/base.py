@@ -27,8 +27,8 @@ class Stage:
     """A verb. config: its dataclass, whose fields are the options of the command line and the keys
     of a recipe. run: config, folder → Artifact. inputs: the fingerprints of what the config names,
     by key. revision: raised when the verb's results change. positional: the fields that stand on
-    the command line without a flag, with argparse's `nargs`. show: prints a finished artifact.
-    dry_run: what it is going to take, for `onggi VERB --dry-run`, and show_plan prints that.
+    the command line without a flag, with argparse's `nargs`. show: prints a finished artifact. dry_run: what
+    `--dry-run` prints, for a verb that has it, and outlook the same as data, for `--json`.
     """
 
     verb: str
@@ -39,8 +39,8 @@ class Stage:
     positional: Mapping[str, str | None]
     revision: int = 1
     show: Callable[[Artifact], None] | None = None
-    dry_run: Callable[[Any], dict[str, Any]] | None = None
-    show_plan: Callable[[Mapping[str, Any]], None] | None = None
+    dry_run: Callable[[Any], str] | None = None
+    outlook: Callable[[Any], dict[str, Any]] | None = None
 
 
 def flag(name: str) -> str:

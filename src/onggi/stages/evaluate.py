@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ledger
+from .. import fanout, ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
@@ -84,6 +84,9 @@ class EvaluateConfig:
     """Languages to score, as en,ko,km; default: all that the text has, for tasks those of the probe."""
     limit: int | None = None
     """At most so many passages, items of a task, and prompts, per language; default: all."""
+    on: Literal["ray"] | None = None
+    """Where models × tasks × languages are worked on, many at the same time: `ray`, the cluster at RAY_ADDRESS,
+    else one of this machine's cores (pip install 'onggi[ray]'). Default: here, one after another."""
     margin: float = 0.01
     """A relative change of nll_per_passage smaller than this does not matter, nor one of a task's accuracy
     by so much (0.01 is one point): the verdict is then `equivalent within 1%`."""
@@ -104,6 +107,7 @@ class EvaluateConfig:
             raise OnggiError(
                 "judge: has nothing to judge; name what is to be answered, as --prompts questions."
             )
+        fanout.check(self.on)
         _ = self.server
 
     @property
@@ -159,7 +163,7 @@ def inputs(config: EvaluateConfig) -> dict[str, Any]:
         "prompts": ledger.sha256(prompts.file(config.prompts)) if config.prompts else None,
     }
     found["judge"] = references.fingerprint(references.parse(config.judge).source) if config.judge else None
-    found |= dict.fromkeys(_SERVER)
+    found |= dict.fromkeys((*_SERVER, "on"))
     if theirs := tasks.split(config.tasks or ())[1]:
         tasks.known(theirs)
         found["lm-eval"] = tasks.harness().fingerprint(theirs)
@@ -198,6 +202,7 @@ def evaluate(config: EvaluateConfig, out: Path) -> Artifact:
             return _evaluate(config, job)
         finally:
             opening.close()
+            fanout.stop()
 
 
 def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
@@ -236,7 +241,7 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     prompts = _prompts(config)
     found = text.load(scored, config.languages) if scored else None
 
-    evaluation = Evaluation(job, line, reference, config.margin, config.server)
+    evaluation = Evaluation(job, line, reference, config.margin, config.server, config.on)
     if found:
         passages.add(evaluation, found, config.languages, config.limit)
     sheets: results.Sheets = {model.name: ([], {}) for model in evaluation.models}

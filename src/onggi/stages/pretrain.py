@@ -21,7 +21,7 @@ from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import console, progress, release_memory, say
 from .base import Names, Stage, command, options, precision
-from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, plan, show_plan
+from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
 from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
 
@@ -576,4 +576,4 @@ def show(artifact: Artifact) -> None:
     )
 
 
-STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION, show, dry_run, show_plan)
+STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION, show, dry_run, outlook)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,7 @@ def _shape(config: PretrainConfig) -> Any:
 
     from ..models import random, references
     from ..text.packing import Packed
-    from ..train import outlook
+    from ..train import outlook as sums
 
     if config.is_new:
         place = packed_folder(config.text)
@@ -46,7 +45,7 @@ def _shape(config: PretrainConfig) -> Any:
     with init_empty_weights():
         model = transformers.AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     model.tie_weights()
-    return outlook.shape(known.to_dict(), sum(parameter.numel() for parameter in model.parameters()))
+    return sums.shape(known.to_dict(), sum(parameter.numel() for parameter in model.parameters()))
 
 
 @dataclass(frozen=True)
@@ -90,17 +89,17 @@ def plan(config: PretrainConfig) -> Plan:
 def _memory(config: PretrainConfig, of: Any, size: _Size) -> int:
     import torch
 
-    from ..train import outlook
+    from ..train import outlook as sums
 
     at_once = (config.at_once or max(AT_ONCE // size.length, 1)) * size.length
-    return outlook.memory(of, min(at_once, size.batch), config.checkpointing, torch.float32)
+    return sums.memory(of, min(at_once, size.batch), config.checkpointing, torch.float32)
 
 
-def dry_run(config: PretrainConfig) -> dict[str, Any]:
+def outlook(config: PretrainConfig) -> dict[str, Any]:
     """What it is going to take: parameters, tokens, operations, hours here (by a measurement of about five
     seconds) and on named GPUs, memory, and what to make of it.
     """
-    from ..train import outlook
+    from ..train import outlook as sums
 
     size, of = _size(config), _shape(config)
     if size is None:
@@ -111,7 +110,7 @@ def dry_run(config: PretrainConfig) -> dict[str, Any]:
         )
     each = _here(config, of, size)
     tokens = size.tokens or max(int(60 * (config.minutes or 0) / each), 1) * size.batch
-    operations = outlook.arithmetic(of, size.length) * tokens
+    operations = sums.arithmetic(of, size.length) * tokens
     steps = -(-tokens // size.batch)
     return {
         "parameters": of.parameters,
@@ -121,10 +120,10 @@ def dry_run(config: PretrainConfig) -> dict[str, Any]:
         "operations": operations,
         "hours": {
             "here": steps * each / 3600,
-            **outlook.hours(operations, of),
+            **sums.hours(operations, of),
         },
         "memory": _memory(config, of, size),
-        "advice": outlook.judged(of.parameters, tokens, size.unique or tokens, config.is_new),
+        "advice": sums.judged(of.parameters, tokens, size.unique or tokens, config.is_new),
     }
 
 
@@ -135,7 +134,7 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
 
     from ..engines.transformers import default_device
     from ..models import random, references
-    from ..train import outlook
+    from ..train import outlook as sums
     from ..train.tokens import next_token
 
     if config.is_new:
@@ -157,32 +156,25 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
     positions = torch.arange(size.length, device=device).expand(count, -1)
     weights = torch.full(ids.shape, 1 / ids.numel(), device=device)
     loss = next_token(multiplied_in(config.precision, device), config.z_loss)
-    each = outlook.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
+    each = sums.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
     return each * size.batch / ids.numel()
 
 
-def show_plan(found: Mapping[str, Any]) -> None:
-    """Print what `dry_run` found."""
-    from rich.console import Console
-    from rich.table import Table
-
+def dry_run(config: PretrainConfig) -> str:
+    """What `outlook` finds, to read."""
     from ..train.outlook import PEAKS, REACHED
 
-    made = Console(highlight=False)
-    made.print(
+    found = outlook(config)
+    lines = [
         f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
-        f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device."
-    )
-    table = Table()
-    table.add_column("on one")
-    table.add_column("time", justify="right")
+        f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device.",
+        "On one",
+    ]
     for name, hours in found["hours"].items():
-        peak = f" ({PEAKS[name]:g} TFLOP/s)" if name in PEAKS else ""
-        table.add_row(f"{name}{peak}", duration(hours * 3600))
-    made.print(table)
-    made.print(
-        f"here: measured in about five seconds. GPUs: peak dense bf16 by the maker's data sheet, of which a model under "
-        f"200m is taken to reach {REACHED['small']:.0%} and a larger one {REACHED['large']:.0%}."
+        peak = f"{PEAKS[name]:g} TFLOP/s" if name in PEAKS else "measured in about five seconds"
+        lines.append(f"  {name:10} {duration(hours * 3600):>12}   {peak}")
+    lines.append(
+        "GPUs: peak dense bf16 by the maker's data sheet, of which a model under 200m is taken to reach "
+        f"{REACHED['small']:.0%} and a larger one {REACHED['large']:.0%}."
     )
-    for sentence in found["advice"]:
-        made.print(sentence)
+    return "\n".join([*lines, *found["advice"]])

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from ... import ledger
 from ...engines import opening
-from ...text.tokens import Tokens
+from ...text.tokens import shared
 from .. import cost, tokenizers
 from ..evaluation import Evaluation
 
@@ -17,7 +17,7 @@ def add_tokenizers(
     """What each tokenizer that is here makes of `passages` (language → texts) of `source`."""
     for model in evaluation.local:
         assert model.folder is not None
-        for language, entries in tokenizers.price(Tokens(model.folder), passages, parallel).items():
+        for language, entries in tokenizers.price(shared(model.folder), passages, parallel).items():
             for measure, entry in entries.items():
                 evaluation.add(measure, {model.name: {language: entry}})
     evaluation.scores["tokenized"] = {"text": source, "parallel": parallel, "languages": list(passages)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ...engines import opening
@@ -12,6 +13,7 @@ from ...engines.transformers import Engine
 from ...progress import progress
 from .. import harness, results, tallies
 from ..evaluation import Evaluation
+from ..pieces import Piece
 
 
 def add(
@@ -20,6 +22,8 @@ def add(
     """Every model on the tasks, one loaded at a time. A GGUF file is dequantised for them."""
     job, scores = evaluation.job, evaluation.scores
     opening.close()
+    if evaluation.on:
+        _fan_out(evaluation, asked)
     # (family, metric) → model → language → rows
     rows: dict[tuple[str, str], dict[str, dict[str, list[Any]]]] = {}
     better: dict[tuple[str, str], bool] = {}
@@ -28,7 +32,7 @@ def add(
         for index, model in enumerate(evaluation.local):
             assert model.folder is not None
             step = functools.partial(bar.step, 1, model.name)
-            file = job.partial / f"lm-eval-{index}.jsonl"
+            file = _file(evaluation, index)
             asker = harness.Model(functools.partial(Engine, model.folder), file, step)
             bar.skip(len(asker.kept))
             found, by_task = harness.run(asker, asked, limit)
@@ -66,3 +70,28 @@ def add(
             "higher_is_better": better[family, metric],
         }
         evaluation.items.add_task(family, metric, by_model)
+
+
+def _fan_out(evaluation: Evaluation, asked: Sequence[harness.Asked]) -> None:
+    """Have every model's responses ready, each task by itself; lm-eval's rest then finds them kept."""
+    requests = harness.requests_of(asked)
+    evaluation.complete(
+        "lm-eval",
+        [
+            Piece(
+                f"{model.name} {name}",
+                model.source,
+                "states",
+                [request.id for request in own],
+                functools.partial(harness.respond, own),
+                _file(evaluation, index),
+            )
+            for index, model in enumerate(evaluation.local)
+            for name, own in requests.items()
+        ],
+    )
+
+
+def _file(evaluation: Evaluation, index: int) -> Path:
+    """Where the responses of the model of that number are kept, to all tasks."""
+    return evaluation.job.partial / f"lm-eval-{index}.jsonl"

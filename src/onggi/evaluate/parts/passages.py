@@ -19,9 +19,13 @@ def add(evaluation: Evaluation, text: Text, languages: Sequence[str] | None, lim
     """
     languages = languages or Languages(text.languages)
     passages = text.common(languages, limit)
-    folders = {model.name: model.folder for model in evaluation.local if model.folder}
-    reference = evaluation.reference
-    results = measuring.measure_all(evaluation.job, folders, reference, passages)
+    reference, job = evaluation.reference, evaluation.job
+    if evaluation.on:
+        sources = {model.name: model.source for model in evaluation.local}
+        results = measuring.measure_apart(job, sources, reference, passages, evaluation.on, evaluation.memory)
+    else:
+        folders = {model.name: model.folder for model in evaluation.local if model.folder}
+        results = measuring.measure_all(job, folders, reference, passages)
     measured = {
         language: {name: Measured(**sums) for name, sums in by_model.items()}
         for language, by_model in results.items()

@@ -82,7 +82,7 @@ class _Taken:
     def __init__(self, body: Any) -> None:
         self.layers = list(body.layers)
         self.sums: dict[tuple[str, str], Tensor] = {}
-        self.handles = []
+        self.handles: list[Any] = []
         gated = hasattr(self.layers[0], "pre_feedforward_layernorm")
         read = _READ if gated else (*_READ, "post_attention_layernorm")
         for index, layer in enumerate(self.layers):

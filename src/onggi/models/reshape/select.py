@@ -20,11 +20,11 @@ from .shape import Shape
 
 @dataclass(frozen=True)
 class Wanted:
-    """How much is to be left; None: all of it. groups: key-value heads."""
+    """How much is to be left; None: all of it."""
 
     layers: int | None = None
     heads: int | None = None
-    groups: int | None = None
+    kv_heads: int | None = None
     mlp: int | None = None
     width: int | None = None
 
@@ -38,21 +38,23 @@ def checked(wanted: Wanted, have: Shape) -> tuple[int, int]:
     for name, want, there in (
         ("layers", wanted.layers, have.layers),
         ("heads", wanted.heads, have.heads),
-        ("kv_heads", wanted.groups, have.groups),
+        ("kv_heads", wanted.kv_heads, have.kv_heads),
         ("mlp", wanted.mlp, have.mlp),
         ("width", wanted.width, have.width),
     ):
         if want is not None and not 1 <= want <= there:
             raise OnggiError(f"{name}: {want} cannot be kept of {there}; name a number from 1 to {there}.")
-    each = have.heads // have.groups
-    heads, groups = wanted.heads, wanted.groups
+    each = have.heads // have.kv_heads
+    heads, groups = wanted.heads, wanted.kv_heads
     if heads is None:
-        groups = groups or have.groups
+        groups = groups or have.kv_heads
         return groups * each, groups
     if groups is None:
-        groups = heads // each if heads % each == 0 else have.groups
+        groups = heads // each if heads % each == 0 else have.kv_heads
     if heads % groups or heads // groups > each:
-        able = sorted({n * each for n in range(1, have.groups)} | {n * have.groups for n in range(1, each)})
+        able = sorted(
+            {n * each for n in range(1, have.kv_heads)} | {n * have.kv_heads for n in range(1, each)}
+        )
         raise OnggiError(
             f"heads: {heads} do not divide over {groups} key-value heads of at most {each} each; "
             f"of {have.heads} heads, {', '.join(map(str, able)) or 'all'} can be kept."
@@ -80,12 +82,12 @@ def heads(
     found: Mapping[str, Importance] | None, have: Shape, keep: int, groups: int
 ) -> tuple[list[list[int]], list[list[int]]]:
     """For each layer the query heads and the key-value heads to keep."""
-    each, within = have.heads // have.groups, keep // groups
+    each, within = have.heads // have.kv_heads, keep // groups
     score = (
         _by_place(have.layers, have.heads)
         if found is None
         else together([one.heads for one in found.values()])
-    ).reshape(have.layers, have.groups, each)
+    ).reshape(have.layers, have.kv_heads, each)
     queries, keys = [], []
     for layer in score:
         best = [_top(group, within) for group in layer]

@@ -7,6 +7,7 @@ Each tensor is cut when it is written, so that a model is never held whole.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,12 +54,12 @@ _LAYERS = "model.layers."
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a decoder: layers, query heads, key-value heads (groups), columns of a head, of the
+    """The numbers of a decoder: layers, query heads, key-value heads, columns of a head, of the
     MLP and of the residual stream (width), tokens."""
 
     layers: int
     heads: int
-    groups: int
+    kv_heads: int
     head: int
     mlp: int
     width: int
@@ -164,13 +165,14 @@ def configured(config: Any, choice: Choice) -> Any:
     try:
         return type(config).from_dict(written)
     except Exception as error:  # the library's own checks
-        raise OnggiError(f"transformers refuses this shape: {one_line(error)}") from error
+        why = re.sub(r".*Error: ", "", one_line(error))
+        raise OnggiError(f"transformers refuses this shape: {why}") from error
 
 
 def deeper(layers: int, to: int) -> list[int]:
-    """The layers of a model deepened to `to`: two copies of it, less what they overlap by (SOLAR, arXiv
-    2312.15166, section 2.1). The first copy lacks its last layers and the second its first, m in all at the
-    seam, m being 2 · layers - to halved for each copy: 12 to 16 is [:-4] + [4:].
+    """The layers of a model deepened to `to`: two copies of it, one upon the other, of which the first lacks its
+    last layers and the second as many of its first (SOLAR, arXiv 2312.15166, section 2.1). How many follows
+    from the depths: 12 to 16 is [:-4] + [4:]. Of an odd depth the first copy has one layer more.
 
     Raises OnggiError where `to` is not more than there are, or more than two copies have.
     """
@@ -222,7 +224,7 @@ def _cut(
     entry = source.entries[name]
     sizes = {
         "heads": old.heads * old.head,
-        "groups": old.groups * old.head,
+        "groups": old.kv_heads * old.head,
         "mlp": old.mlp,
         "width": old.width,
         "vocabulary": old.vocabulary,
