@@ -27,7 +27,9 @@ from .pretrain_text import material as material_of
 
 _REVISION = 2
 RANDOM = "random"
-_VALIDATIONS = 20
+# Validation is measured so many times, but takes no more than this share of the training's time. It has no backward
+# pass: a third of the arithmetic a token.
+_VALIDATIONS, _VALIDATING = 20, 0.1
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 CURVES = "curves.svg"
 
@@ -90,7 +92,8 @@ class PretrainConfig:
     checkpointing: bool = False
     """Compute the layers twice rather than keep what the backward pass needs: less memory, a third slower."""
     validate_every: int | None = None
-    """Steps between two measures of the validation text; default: a twentieth of them."""
+    """Steps between two measures of the validation text. Default: a twentieth of them; more where measuring would
+    take more than a tenth of the time."""
     validation_passages: int = 24
     """Passages of each language that are measured."""
     report_to: Names | None = None
@@ -251,7 +254,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     at_once = config.at_once or max(
         (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
     )
-    steps = _steps(config, job, processes, material, engine.model, loss, at_once, validation)
+    steps = _steps(config, job, processes, material, engine.model, loss, at_once, bool(validation))
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
     rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
     engine.model.requires_grad_(True)
@@ -268,7 +271,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
                 weight_decay=_decay(config),
                 at_once=at_once,
                 checkpointing=config.checkpointing,
-                validate_every=config.validate_every or max(steps // _VALIDATIONS, 1),
+                validate_every=_validate_every(config, steps, material, validation),
                 report_to=config.report_to or (),
                 name=job.out.name,
                 seed=config.seed,
@@ -403,7 +406,7 @@ def _steps(
     model: Any,
     loss: Any,
     at_once: int,
-    validation: Any,
+    validates: bool,
 ) -> int:
     """How many steps. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
     if config.steps:
@@ -415,15 +418,21 @@ def _steps(
         return material.once
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
-        # Validation has no backward pass: a third of the arithmetic a token.
         each = _measured(model, loss, material.source, at_once)
-        measuring = (_VALIDATIONS + 1) * validation.tokens * each / batch / 3 if validation else 0.0
-        steps = max(int((60 * config.minutes - measuring) / each), 1)
+        steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
             aside.write_text(str(steps))
     processes.wait()
     return int(kept.read_text())
+
+
+def _validate_every(config: PretrainConfig, steps: int, material: Material, validation: Any) -> int:
+    if config.validate_every or not validation:
+        return config.validate_every or steps
+    trained = steps * material.source.size * material.length
+    times = min(int(_VALIDATING * trained / (validation.tokens / 3)), _VALIDATIONS)
+    return max(-(-steps // max(times, 1)), 1)
 
 
 def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
