@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from conftest import save_fallback_tokenizer, save_model
 from onggi import recipe, run
@@ -243,21 +244,27 @@ def test_two_processes_make_the_curve_of_one(packed: Path, tmp_path: Path) -> No
         "-m",
         "onggi",
     ]
-    ran = subprocess.run(
-        [*command, *words, str(tmp_path / "two")],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert json.loads(ran.stdout)["path"] == str(tmp_path / "two")  # the first alone speaks
-    one, two = lines(tmp_path / "one"), lines(tmp_path / "two")
-    assert len(one) == len(two) == 9
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine.keys() == theirs.keys()
-        for key in mine:
-            assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (mine, theirs)
+    for name in ("two", "sharded"):
+        more = ["--shard"] if name == "sharded" else []
+        ran = subprocess.run(
+            [*command, *words, str(tmp_path / name), *more],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert json.loads(ran.stdout)["path"] == str(tmp_path / name)  # the first alone speaks
+        one, two = lines(tmp_path / "one"), lines(tmp_path / name)
+        assert len(one) == len(two) == 9
+        for mine, theirs in zip(one, two, strict=True):
+            assert mine.keys() == theirs.keys()
+            for key in mine:
+                assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (name, mine, theirs)
+        models = [load_file(tmp_path / made / "model.safetensors") for made in ("one", name)]
+        assert models[0].keys() == models[1].keys()
+        for key, tensor in models[0].items():
+            torch.testing.assert_close(models[1][key], tensor, rtol=0.02, atol=2e-4)
 
 
 def test_the_quick_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,9 @@ class PretrainConfig:
     32768 on a GPU."""
     checkpointing: bool = False
     """Compute the layers twice rather than keep what the backward pass needs: less memory, a third slower."""
+    shard: bool = False
+    """With several processes: each holds a part of the weights alone (FSDP2), for a model that is too large for one
+    device. With adamw."""
     validate_every: int | None = None
     """Steps between two measures of the validation text. Default: a twentieth of them; more where measuring would
     take more than a tenth of the time."""
@@ -137,6 +140,8 @@ class PretrainConfig:
         for name in ("warmup", "weight_decay", "z_loss"):
             if (getattr(self, name) or 0) < 0:
                 raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
+        if self.shard and _optimizer(self) == "muon":
+            raise OnggiError("shard: is for --optimizer adamw; Muon needs whole matrices.")
         for service in self.report_to or ():
             if service not in _SERVICES:
                 raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
@@ -223,6 +228,8 @@ def _processes() -> Any:
 
 
 def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
+    import torch
+
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
     from ..train import trainer
@@ -242,6 +249,12 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     for name, parameter in parameters.items():
         if id(parameter) not in kept:
             raise OnggiError(f"{config.init}: holds no tensor named {name}.")
+    tables = {
+        id(m.weight) for m in (engine.model.get_input_embeddings(), engine.model.get_output_embeddings())
+    }
+    table_names = {name for name, parameter in stored.items() if id(parameter) in tables}
+    count = sum(parameter.numel() for parameter in parameters.values())
+    del stored, parameters  # a sharded model has others
     dtype = precision(job, config.precision, engine.device)
     material = material_of(config, engine, start)
     release_memory()
@@ -271,6 +284,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
                 weight_decay=_decay(config),
                 at_once=at_once,
                 checkpointing=config.checkpointing,
+                shard=config.shard,
                 validate_every=_validate_every(config, steps, material, validation),
                 report_to=config.report_to or (),
                 name=job.out.name,
@@ -284,7 +298,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         lines = made.fit()
     engine.model.requires_grad_(False)
     facts = {
-        "parameters": sum(parameter.numel() for parameter in engine.model.parameters()),
+        "parameters": count,
         "steps": steps,
         "batch_tokens": material.source.size * material.length,
         "length": material.length,
@@ -305,13 +319,14 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         if made.seconds
         else None
     }
+    # bf16 because that is what it is served and quantised from. Its rounding is relative to each weight
+    # alone, with eight bits, and so no grid that a quantiser could hit upon.
+    made.rounded(torch.bfloat16)
+    after = made.measured() if validation else {}
+    weights = made.weights()
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
-        moved = _write(source, engine.model, stored, job.work, start)
-    else:
-        _rounded(engine.model)
-    after = validation(engine.model) if validation else {}  # each process measures its part
-    if processes.first:
+        moved = _write(source, weights, table_names, job.work, start)
         _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
     processes.wait()
 
@@ -501,8 +516,6 @@ def _finish(
             "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
         }
     ledger.write_json(job.work / references.ABOUT, about)
-    # bf16 because that is what it is served and quantised from. Its rounding is relative to each weight
-    # alone, with eight bits, and so no grid that a quantiser could hit upon.
     config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
     ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
     (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
@@ -527,34 +540,24 @@ def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def _rounded(model: Any) -> None:
-    """Round the weights to bf16, as `_write` does."""
-    import torch
-
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(torch.bfloat16))
-
-
-def _write(source: Any, model: Any, stored: Mapping[str, Any], out: Path, start: Path) -> dict[str, Any]:
-    """Round the weights to bf16 and write them under the names of `source`; returns how far they moved."""
+def _write(
+    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
+) -> dict[str, Any]:
+    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
     import torch
 
     from ..models import checkpoint as checkpoints
     from ..models import references
     from ..train.movement import Movement
 
-    tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     movement = Movement()
     tensors = {}
     for name in source.entries:
-        if name not in stored:  # a table that the architecture computes and its file holds all the same
+        if name not in weights:  # a table that the architecture computes and its file holds all the same
             tensors[name] = checkpoints.copied(source, name)
             continue
-        parameter = stored[name]
-        rounded = parameter.to(torch.bfloat16)
-        parameter.copy_(rounded)
-        kind = "embedding" if id(parameter) in tables else "linears" if parameter.ndim > 1 else "norms"
+        rounded = weights[name].to(torch.bfloat16)
+        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
         movement.add(kind, source.tensor(name), rounded.cpu())
         tensors[name] = checkpoints.pending(rounded)
     checkpoints.write_shard(out / checkpoints.SINGLE, tensors)

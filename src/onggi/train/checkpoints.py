@@ -22,6 +22,7 @@ from ..errors import OnggiError
 from ..models import checkpoint as checkpoints
 from ..progress import say
 from .optimizers import state_of
+from .sharding import like, whole
 
 MARKER = "checkpoint.json"
 STATE = "trainer_state.json"
@@ -45,17 +46,26 @@ def save(
     optimizer: torch.optim.Optimizer,
     facts: Mapping[str, Any],
     state: str,
+    first: bool = True,
 ) -> None:
-    """Write `folder`/step-N and drop all but the last two. state: the Trainer's own, JSON."""
+    """Write `folder`/step-N and drop all but the last two. state: the Trainer's own, JSON. first: whether this
+    is the process that writes; where weights lie in pieces the others must call too.
+    """
     path = folder / f"step-{step:08d}"
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir(parents=True)
     weights, kept = {}, {}
     for name, parameter in model.named_parameters():
-        weights[name] = checkpoints.pending(parameter)
+        tensor = whole(parameter.detach())
+        if first:
+            weights[name] = checkpoints.pending(tensor)
         for key, value in state_of(optimizer, parameter).items() if parameter.requires_grad else ():
             if isinstance(value, Tensor):
-                kept[f"{key}|{name}"] = checkpoints.pending(value)
+                tensor = whole(value)
+                if first:
+                    kept[f"{key}|{name}"] = checkpoints.pending(tensor)
+    if not first:
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
     kept["random"] = checkpoints.pending(torch.get_rng_state())
     if torch.cuda.is_available():
         kept["random.cuda"] = checkpoints.pending(torch.cuda.get_rng_state())
@@ -90,7 +100,7 @@ def restore(kept: Kept, model: nn.Module, optimizer: torch.optim.Optimizer | Non
     named = dict(model.named_parameters())
     with torch.no_grad(), safe_open(kept.path / _WEIGHTS, framework="pt") as file:
         for name, parameter in named.items():
-            parameter.copy_(file.get_tensor(name))
+            parameter.copy_(like(file.get_tensor(name), parameter))
     if optimizer is None:
         return
     for parameter in named.values():
@@ -102,7 +112,7 @@ def restore(kept: Kept, model: nn.Module, optimizer: torch.optim.Optimizer | Non
             tensor = file.get_tensor(entry)
             if name:
                 # AdamW counts its steps on the CPU where it is not fused, and with the weights where it is.
-                state_of(optimizer, named[name])[key] = tensor.to(named[name].device)
+                state_of(optimizer, named[name])[key] = like(tensor, named[name])
             elif key == "random":
                 torch.set_rng_state(tensor)
             elif torch.cuda.is_available():

@@ -10,6 +10,7 @@ checkpoint, passes over the text that led there, halves its learning rate, and s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from .. import ledger
 from ..errors import OnggiError
 from ..progress import Progress, say
-from . import checkpoints, optimizers
+from . import checkpoints, optimizers, sharding
 from .schedule import Schedule
 from .tokens import Batch, Loss, Source
 
@@ -46,7 +47,7 @@ Validate = Callable[[nn.Module], Mapping[str, float]]
 @dataclass(frozen=True)
 class Options:
     """weight_decay: of the matrices of layers. clip: the largest norm of all gradients together. at_once: sequences
-    in one pass of a device. validate_every: steps between two measures of validation.
+    in one pass of a device. shard: whether each process holds a part of the weights alone. validate_every: steps between two measures of validation.
     """
 
     optimizer: Literal["adamw", "muon"] = "adamw"
@@ -54,6 +55,7 @@ class Options:
     clip: float = 1.0
     at_once: int = 16
     checkpointing: bool = False
+    shard: bool = False
     validate_every: int = 100
     report_to: Sequence[str] = ()
     name: str = "onggi"
@@ -67,8 +69,11 @@ class _Objective(nn.Module):
         super().__init__()
         self.model, self._loss = model, loss
 
-    def forward(self, batch: Batch) -> Tensor:
-        return self._loss(self.model, batch)
+    def forward(self, batch: Batch | None, measure: Callable[[nn.Module], Any] | None = None) -> Any:
+        """The loss; or what `measure` says of the model, whose weights are together in here."""
+        if measure is not None:
+            return measure(self.model)
+        return self._loss(self.model, batch)  # type: ignore[arg-type]
 
 
 class Astray(Exception):
@@ -163,9 +168,13 @@ class Trainer(transformers.Trainer):
         arguments.per_device_train_batch_size = options.at_once
         if options.checkpointing:
             model.activation_checkpointing_enable()  # type: ignore[operator]
-        super().__init__(
-            model=_Objective(model, loss), args=arguments, train_dataset=source, callbacks=[_Rhythm(self)]
-        )
+        objective = _Objective(model, loss)
+        self.sharded = options.shard and arguments.world_size > 1
+        if self.sharded:
+            sharding.shard(objective, model)
+            # The library's word for a model that takes care of its pieces itself.
+            objective.is_distributed_loading_by_transformers = True  # type: ignore[assignment]
+        super().__init__(model=objective, args=arguments, train_dataset=source, callbacks=[_Rhythm(self)])
         for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
             self.remove_callback(callback)
         self.source, self.schedule, self.options = source, schedule, options
@@ -245,6 +254,29 @@ class Trainer(transformers.Trainer):
         self.bar.skip(kept.step - step)
         return kept
 
+    def measured(self) -> dict[str, float]:
+        """The validation of the model as it stands; every process must ask."""
+        with torch.no_grad():
+            found = dict(self.model(None, self.validate))
+        sharding.apart(self.model)
+        return found
+
+    def rounded(self, dtype: torch.dtype) -> None:
+        """Round the weights to `dtype`; they stay fp32."""
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                parameter.copy_(parameter.to(dtype))
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's weights by name, whole, tied ones by each of their names; every process must ask."""
+        found: dict[int, Tensor] = {}
+        named = dict(self.model.model.named_parameters(remove_duplicate=False))
+        for parameter in named.values():
+            if id(parameter) not in found:
+                tensor = sharding.whole(parameter.detach())
+                found[id(parameter)] = tensor.cpu() if self.sharded else tensor
+        return {name: found[id(parameter)] for name, parameter in named.items()}
+
     # What the library asks its subclasses for.
 
     def get_train_dataloader(self) -> Any:
@@ -260,6 +292,15 @@ class Trainer(transformers.Trainer):
     ) -> Any:
         """The loss of a piece; gradients are averaged over processes, and are to be summed."""
         return model(inputs) * self.args.world_size
+
+    @contextlib.contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Add up the gradients of a step's passes here, and over processes only with the last."""
+        self.model.set_requires_gradient_sync(False)
+        try:
+            yield
+        finally:
+            self.model.set_requires_gradient_sync(True)
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         """Ours, over the model's own parameters."""
@@ -281,7 +322,7 @@ class Trainer(transformers.Trainer):
         """Bits per byte of each language, noted and passed on."""
         assert self.validate is not None
         began = time.monotonic()
-        self.bits = dict(self.validate(self.model.model))
+        self.bits = self.measured()
         self._note({"step": self.state.global_step, "bits_per_byte": self.bits})
         measures = {f"eval_bits_per_byte/{language}": value for language, value in self.bits.items()}
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, {**measures})
@@ -312,7 +353,8 @@ class Trainer(transformers.Trainer):
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        if self.is_world_process_zero():
+        first = self.is_world_process_zero()
+        if first or self.sharded:
             checkpoints.save(
                 self.folder,
                 self.state.global_step,
@@ -331,9 +373,20 @@ class Trainer(transformers.Trainer):
                         "train_batch_size": self.options.at_once,
                     }
                 ),
+                first,
             )
+        if first:
             self.tick()
         self._saved = self._clock = time.monotonic()
+
+    def _due(self) -> bool:
+        """Whether it is time for a checkpoint, by the first process's clock where all must take part."""
+        due = time.monotonic() - self._saved >= CHECKPOINT_EVERY
+        if self.sharded:
+            said = torch.tensor(int(due), device=self.args.device)
+            torch.distributed.broadcast(said, 0)
+            due = bool(said)
+        return due
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.restore(self._kept(resume_from_checkpoint), self.model, None)
@@ -395,8 +448,7 @@ class _Rhythm(transformers.TrainerCallback):
         control.should_evaluate = trainer.validate is not None and (
             ends or step % trainer.options.validate_every == 0
         )
-        due = time.monotonic() - trainer._saved >= CHECKPOINT_EVERY
-        control.should_save = not ends and due and trainer.watch.sound
+        control.should_save = not ends and trainer.watch.sound and trainer._due()
         return control
 
 

@@ -63,12 +63,16 @@ class Validation:
         rank, count = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if many else (0, 1)
         was = model.training
         model.eval()
-        for batch in self._batches[rank::count]:
+        for turn in range(0, len(self._batches), count):
+            # Where weights lie in pieces all processes must take part in every pass, so the last turn is whole.
+            batch = self._batches[min(turn + rank, len(self._batches) - 1)]
             ids = torch.zeros(len(batch), len(batch[0][1]), dtype=torch.int64)
             for row, (_, own) in enumerate(batch):
                 ids[row, : len(own)] = torch.tensor(own)
             # Padding stands on the right, where a causal model cannot see it: no mask is needed.
             states = body(input_ids=ids.to(device), use_cache=False).last_hidden_state
+            if turn + rank >= len(self._batches):
+                continue
             rows, targets, owners = _predicted(batch, states)
             nll = score(rows, head, targets.to(device)).nll
             nats.index_add_(0, owners, nll.double())
