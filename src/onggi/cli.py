@@ -104,7 +104,11 @@ def parser(verb: str) -> Any:
     if verb == "evaluate":
         made.add_argument("--list-tasks", action="store_true", help="Print the tasks there are, and end.")
     if VERBS[verb].dry_run:
-        made.add_argument("--dry-run", action="store_true", help="Print what it would make, and end.")
+        made.add_argument(
+            "--dry-run",
+            action="store_true",
+            help="Print what it would make or take, and end; needs no --out.",
+        )
     made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
@@ -162,12 +166,19 @@ def _stage(verb: str, words: list[str]) -> int:
 
         print(list_tasks())
         return 0
+    if stage.dry_run and "--dry-run" in words and not any(word.split("=")[0] == "--out" for word in words):
+        words = [*words, "--out", os.devnull]
     parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
     if stage.dry_run and parsed.dry_run:
-        print(stage.dry_run(config))
+        if parsed.json and stage.outlook:
+            _print_json(stage.outlook(config))
+        else:
+            print(stage.dry_run(config))
         return 0
     artifact = stage.run(config, Path(parsed.out))
+    if int(os.environ.get("RANK", 0)) > 0:  # of several processes (torchrun) the first speaks
+        return 0
     if parsed.json:
         _print_json(_record(artifact))
     elif stage.show and not parsed.quiet:

@@ -148,3 +148,24 @@ def test_what_does_not_fit_is_refused() -> None:
         cross_entropy(hidden, Head(weight), targets, weights[:-1])
     with pytest.raises(ValueError, match="not among the 5003"):
         cross_entropy(hidden, Head(weight), targets + VOCABULARY)
+
+
+@pytest.mark.parametrize("kind", ["plain", "gemma"])
+def test_z_loss_is_the_square_of_the_log_sum(kind: str) -> None:
+    torch.manual_seed(3)
+    softcap = 5.0 if kind == "gemma" else None
+    hidden = torch.randn(11, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(17, 6, dtype=torch.float64, requires_grad=True)
+    targets, weights = torch.randint(0, 17, (11,)), torch.rand(11, dtype=torch.float64)
+    found = cross_entropy(
+        hidden, Head(weight, softcap=softcap), targets, weights, z=0.3, positions=4, dtype=torch.float64
+    )
+    found.backward()
+    mine = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    logits = hidden @ weight.T
+    logits = torch.tanh(logits / softcap) * softcap if softcap else logits
+    own = F.cross_entropy(logits, targets, reduction="none") + 0.3 * logits.logsumexp(1) ** 2
+    (own * weights).sum().backward()
+    torch.testing.assert_close(found, (own * weights).sum())
+    torch.testing.assert_close(mine, (hidden.grad, weight.grad))

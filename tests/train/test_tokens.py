@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_the_model(tiny: Path, tiny_gemma: Path) -> None:
         found = batches(rows, engine.tokens.prefix, steps=1, size=4, seed=0)
         ids, weights = found.ids[0], found.weights[0]
         engine.model.requires_grad_(True)
-        loss = next_token(engine.body, engine.head, torch.float32)(ids, weights)
+        loss = next_token(torch.float32)(engine.model, {"ids": ids, "weights": weights})
         loss.backward()
         mine = {name: p.grad.clone() for name, p in engine.model.named_parameters()}
         engine.model.zero_grad()
@@ -75,5 +75,5 @@ def test_the_loss_is_that_of_the_model(tiny: Path, tiny_gemma: Path) -> None:
         torch.testing.assert_close(loss, own, rtol=1e-5, atol=1e-5)
         for name, parameter in engine.model.named_parameters():
             torch.testing.assert_close(mine[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
-        rough = next_token(engine.body, engine.head, torch.bfloat16)(ids, weights)
+        rough = next_token(torch.bfloat16)(engine.model, {"ids": ids, "weights": weights})
         torch.testing.assert_close(rough, own, rtol=0.02, atol=0)

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from .chunks import Head
 
-# Positions of one chunk: with a vocabulary of 262,144 its logits are half a gigabyte in fp32.
-# Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
-_POSITIONS = 512
+# Positions of one chunk, and its logits at most: 192 positions with a vocabulary of 262,144, a fifth of a gigabyte in
+# fp32. Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
+_POSITIONS, _LOGITS = 512, 192 << 18
 
 
 def cross_entropy(
@@ -26,16 +26,20 @@ def cross_entropy(
     targets: Tensor,
     weights: Tensor | None = None,
     *,
-    positions: int = _POSITIONS,
+    z: float = 0.0,
+    positions: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Σ weights · −log p(target), nats, a scalar whose backward pass reaches `hidden` and the head.
 
     hidden: (positions, hidden size), the states that predict `targets` (positions,), token ids.
-    weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. dtype: of
+    weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. positions:
+    of a chunk, by default as many as keep its logits within 200 MB, at most 512. dtype: of
     the matrix products; everything between them is fp32 (or wider, where `dtype` is). The head's
     bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
-    bias; they can be gone back through once, and not differentiated again.
+    bias; they can be gone back through once, and not differentiated again. z: with it Σ weights · z ·
+    (log Σ exp logits)² is added, which keeps logits from drifting away together (z-loss; PaLM,
+    arXiv 2204.02311, section 5, has 1e-4).
     Raises `ValueError` where shapes differ or a target is not in the vocabulary.
     """
     count = len(targets)
@@ -50,8 +54,10 @@ def cross_entropy(
         hidden, targets, weights = hidden[trained], targets[trained], weights[trained]
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < head.vocabulary:
         raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
+    if positions is None:
+        positions = max(min(_POSITIONS, _LOGITS // head.vocabulary), 1)
     loss: Tensor = _CrossEntropy.apply(
-        hidden, head.weight, head.bias, targets, weights, head, positions, dtype, torch.is_grad_enabled()
+        hidden, head.weight, head.bias, targets, weights, head, z, positions, dtype, torch.is_grad_enabled()
     )
     return loss
 
@@ -68,6 +74,7 @@ class _CrossEntropy(torch.autograd.Function):
         targets: Tensor,
         weights: Tensor,
         head: Head,
+        z: float,
         positions: int,
         dtype: torch.dtype,
         backward: bool,
@@ -85,7 +92,7 @@ class _CrossEntropy(torch.autograd.Function):
             for start in range(0, len(targets), positions):
                 chunk = slice(start, start + positions)
                 loss += _chunk(
-                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, kept, chunk, room
+                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, z, kept, chunk, room
                 )
         ctx.gradients = kept
         return loss.to(wide)
@@ -97,7 +104,7 @@ class _CrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if float(scale) != 1.0:
             gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
-        return (*gradients, None, None, None, None, None, None)
+        return (*gradients, *[None] * 7)
 
 
 class _Room:
@@ -117,6 +124,7 @@ def _chunk(
     targets: Tensor,
     weights: Tensor,
     head: Head,
+    z: float,
     kept: list[Tensor | None],
     chunk: slice,
     room: _Room,
@@ -135,10 +143,12 @@ def _chunk(
     top = logits.amax(dim=1)
     gradient = logits.sub_(top.unsqueeze(1)).exp_()
     total = gradient.sum(dim=1)
-    loss = (weights * (total.log() + top - target)).double().sum()
+    log_sum = total.log() + top
+    loss = (weights * (log_sum - target + z * log_sum**2)).double().sum()
     if not training:
         return loss
-    gradient *= (weights / total).unsqueeze(1)  # weight · p, and at the target weight · (p − 1)
+    # weight · p, and at the target weight · (p − 1); the square's slope is 2 · log_sum · p
+    gradient *= (weights * (1 + 2 * z * log_sum) / total).unsqueeze(1)
     gradient[torch.arange(count, device=targets.device), targets] -= weights
     if slope is not None:
         gradient *= slope

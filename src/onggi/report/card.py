@@ -54,18 +54,15 @@ def continued(about: Mapping[str, Any]) -> str:
     """The card of a model that `onggi pretrain` trained further."""
     base, facts = about["base"], about["continued"]
     counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
-    before, after = (sum(side.values()) / len(side) for side in facts["held_out"].values())
     lines = [
         *_metadata(about, "finetune", facts, []),
         f"# {base['name']}, trained further",
         "",
         f"{base['name']} ({base['source']}), all of its weights trained on by onggi in full precision.",
         "",
-        f"- {facts['steps']} steps of {facts['batch_tokens']} tokens in sequences of {facts['length']}; AdamW "
-        f"on fp32 weights, learning rate {facts['learning_rate']:g} at its peak, products in {facts['precision']}",
-        f"- text: {facts['text']}" + (f" ({facts['licence']})" if facts.get("licence") else ""),
+        *_training(facts),
         f"- tokens: {counts}",
-        f"- loss on text of the same kind held out, mean of the languages: {before:.3f} → {after:.3f} nats a token",
+        *_learnt(facts),
         f"- its own grid: {own_grid(about)}",
         "- stored in bf16, the type it is served in: eight bits of each weight and a scale of its own, "
         "no grid that neighbours share",
@@ -73,6 +70,50 @@ def continued(about: Mapping[str, Any]) -> str:
     ]
     if about.get("terms"):
         lines += ["", about["terms"]]
+    return "\n".join([*lines, ""])
+
+
+def _training(facts: Mapping[str, Any]) -> list[str]:
+    optimizer = {"muon": "Muon"}.get(facts.get("optimizer", ""), "AdamW")
+    return [
+        f"- {facts['steps']} steps of {facts['batch_tokens']} tokens in sequences of {facts['length']}; {optimizer} on "
+        f"fp32 weights, learning rate {facts['learning_rate']:g} at its peak, products in {facts['precision']}",
+        f"- text: {facts['text']}" + (f" ({facts['licence']})" if facts.get("licence") else ""),
+    ]
+
+
+def _learnt(facts: Mapping[str, Any]) -> list[str]:
+    if not facts["held_out"]:
+        return []
+    before, after = (sum(side.values()) / len(side) for side in facts["held_out"].values())
+    on = facts.get("validation") or "text of the same kind held out"
+    return [f"- loss on {on}, mean of the languages: {before:.3f} → {after:.3f} nats a token"]
+
+
+def pretrained(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi pretrain` trained from a random start."""
+    facts = about["pretrained"]
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
+    meta = {
+        "library_name": "transformers",
+        **({"license": about["licence"]} if about.get("licence") else {}),
+        "language": list(facts["tokens"]),
+        "tags": ["onggi"],
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {about['name']}",
+        "",
+        f"A language model of {facts['parameters']:,} parameters, trained from a random start by onggi.",
+        "",
+        *_training(facts),
+        f"- tokens: {counts}",
+    ]
+    for language, value in (facts.get("bits_per_byte") or {}).items():
+        lines.append(f"- {tags.name(language)}: {value:.3f} bits per byte on {facts['validation']}")
     return "\n".join([*lines, ""])
 
 

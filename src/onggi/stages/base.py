@@ -28,7 +28,7 @@ class Stage:
     of a recipe. run: config, folder → Artifact. inputs: the fingerprints of what the config names,
     by key. revision: raised when the verb's results change. positional: the fields that stand on
     the command line without a flag, with argparse's `nargs`. show: prints a finished artifact. dry_run: what
-    `--dry-run` prints, for a verb that has it.
+    `--dry-run` prints, for a verb that has it, and outlook the same as data, for `--json`.
     """
 
     verb: str
@@ -40,6 +40,7 @@ class Stage:
     revision: int = 1
     show: Callable[[Artifact], None] | None = None
     dry_run: Callable[[Any], str] | None = None
+    outlook: Callable[[Any], dict[str, Any]] | None = None
 
 
 def flag(name: str) -> str:
@@ -100,11 +101,19 @@ def precision(job: ledger.Job, wanted: str, device: Any) -> Any:
 
     kept = job.partial / "precision"
     name = kept.read_text() if kept.is_file() else wanted
-    if name == "auto":
+    dtype = multiplied_in(name, device)
+    with ledger.writing(kept) as aside:
+        aside.write_text("bf16" if dtype == torch.bfloat16 else "fp32")
+    return dtype
+
+
+def multiplied_in(wanted: str, device: Any) -> Any:
+    """The torch dtype that auto, bf16 or fp32 is on `device`."""
+    import torch
+
+    if wanted == "auto":
         fast = device.type == "cuda" or any(
             torch.cpu.get_capabilities().get(feature) for feature in ("avx512_bf16", "amx_bf16", "bf16")
         )
-        name = "bf16" if fast else "fp32"
-    with ledger.writing(kept) as aside:
-        aside.write_text(name)
-    return torch.bfloat16 if name == "bf16" else torch.float32
+        return torch.bfloat16 if fast else torch.float32
+    return torch.bfloat16 if wanted == "bf16" else torch.float32

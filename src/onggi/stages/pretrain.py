@@ -1,10 +1,15 @@
-"""`onggi pretrain`: train a model further on text, all of its weights, an equal share for each language."""
+"""`onggi pretrain`: train a model on text, from a random start or further, and say what it learnt in each language.
+
+Text is packed (`onggi pack`) and read in its order, or it is a source and is drawn in equal shares of each
+language, one passage in fifty held out. Both go through the same trainer.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,88 +19,166 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, options, precision
+from ..progress import console, progress, release_memory, say
+from .base import Names, Stage, command, options, precision
+from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
+from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
+from .pretrain_text import material as material_of
 
-_REVISION = 1
-_NO_PROBE = (
-    "text: the probe is for measuring and never for training; "
-    "use --text starter, debian:libreoffice-help or your own."
-)
-# One passage in so many is kept from training; of each language so many tokens of them are measured.
-_ONE_IN, _HELD_OUT_TOKENS = 50, 512
+_REVISION = 2
+RANDOM = "random"
+# Validation is measured so many times, but takes no more than this share of the training's time. It has no backward
+# pass: a third of the arithmetic a token.
+_VALIDATIONS, _VALIDATING = 20, 0.1
+_SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
+CURVES = "curves.svg"
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Train a model further on text, in full precision, each language an equal share.
+    """Train a model on text, from a random start (--init random --size 8m) or further.
 
-    The result is a checkpoint in bf16, with the loss on text held out before and after, and how far
-    the weights have moved from where they were. A killed run goes on from its last checkpoint.
+    The result is a checkpoint in bf16 with metrics.jsonl (a line a step, and bits per byte of each language
+    now and then) and curves.svg. A killed run goes on from its last checkpoint and ends the same. Under
+    `torchrun --nproc-per-node 2 -m onggi pretrain …` each process takes its share of every step.
     """
 
     text: str
-    """Text to train on: a source as `onggi text` takes, or a folder it made. One passage in fifty is
-    held out and measured. Not the probe, which is for measuring."""
+    """Text to train on: a folder that `onggi pack` made; or a source as `onggi text` takes, of which each
+    language gets an equal share and one passage in fifty is held out. Not the probe, which is for
+    measuring."""
     init: str
-    """The model to begin with: a hub id, a folder, a .gguf file, or package:NAME."""
+    """The model to begin with: a hub id, a folder, a .gguf file, or package:NAME; or `random`, with --size."""
+    size: str | None = None
+    """With --init random: parameters, as 8m, 60m or 1b; depth, width and heads follow."""
+    tokenizer: str | None = None
+    """With --init random: the folder of the tokenizer that the text was packed with, where it is no longer
+    where it was."""
+    validation: str | None = None
+    """Text to measure on, a source as `onggi text` takes: bits per byte of each language. Default: of plain
+    text what is held out; of packed text nothing is measured."""
     languages: Languages | None = None
-    """Languages to train on, as en,ko; default: all that the text has."""
-    steps: int = 240
-    """Updates of the weights."""
-    batch_tokens: int = 1024
-    """Tokens of one step, in whole sequences; of all languages together."""
-    length: int = 256
-    """Tokens of one sequence, its start token included."""
-    learning_rate: float = 3e-5
-    """At its peak; it falls as a cosine to a tenth. Higher moves the weights further and sooner harms
-    languages that the text has little of."""
-    warmup: int = 20
-    """Steps in which the learning rate rises from nothing."""
+    """Languages to train on, as en,ko; default: all that the text has. Of packed text all are trained on, and
+    these are measured."""
+    steps: int | None = None
+    """Updates of the weights. Default: packed text is read once; 240 of plain text."""
+    tokens: int | None = None
+    """Tokens to train on, in place of --steps."""
+    minutes: float | None = None
+    """About how long to train, in place of --steps: the first seconds say how many steps that is."""
+    batch_tokens: int | None = None
+    """Tokens of one step, in whole sequences; of all languages and processes together. Default: 8192 of packed
+    text, 1024 of plain."""
+    length: int | None = None
+    """Tokens of one sequence, its start token included; default 256. Packed text has a length already."""
+    learning_rate: float | None = None
+    """At its peak. Default: 5e-3 from a random start; 3e-5 for a model that is trained further: higher moves the
+    weights further and sooner harms languages that the text has little of."""
+    warmup: int | None = None
+    """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most."""
+    schedule: Literal["cosine", "wsd"] = "cosine"
+    """cosine: falls all the way, to a tenth. wsd: stays at its peak and falls to nothing in the last fifth."""
+    optimizer: Literal["adamw", "muon"] | None = None
+    """muon: for the matrices of the layers, with AdamW for all else. Default: muon from a random start, which came
+    further in as many steps (docs/pretrain.md), else adamw."""
+    weight_decay: float | None = None
+    """Of the matrices of the layers. Default: 0.1 from a random start, else 0, for it pulls towards nothing what
+    languages that are not in the text have learnt."""
+    z_loss: float = 0.0
+    """How much logits that drift away together are held back; 1e-4 is usual where it is used."""
+    at_once: int | None = None
+    """Sequences in one pass of a device; a step has as many passes as it needs. Default: 4096 tokens on a CPU,
+    32768 on a GPU."""
+    checkpointing: bool = False
+    """Compute the layers twice rather than keep what the backward pass needs: less memory, a third slower."""
+    shard: bool = False
+    """With several processes: each holds a part of the weights alone (FSDP2), for a model that is too large for one
+    device. With adamw."""
+    validate_every: int | None = None
+    """Steps between two measures of the validation text. Default: a twentieth of them; more where measuring would
+    take more than a tenth of the time."""
+    validation_passages: int = 24
+    """Passages of each language that are measured."""
+    report_to: Names | None = None
+    """Services that draw curves too: tensorboard, wandb, trackio, mlflow; each must be installed."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the matrix products; weights and moments are fp32. auto: bf16 where the processor multiplies
     in it, else fp32."""
     seed: int = 0
-    """Of the order in which text is drawn and batches are mixed."""
+    """Of the random start, and of the order in which text is drawn."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if self.text == "probe":
-            raise OnggiError(_NO_PROBE)
-        if self.steps < 1:
-            raise OnggiError(f"steps: {self.steps} is not a number of steps.")
-        if self.length < 2:
-            raise OnggiError(f"length: a sequence of {self.length} has nothing to predict; 256 is usual.")
-        if self.batch_tokens < self.length:
+            raise OnggiError(NO_PROBE)
+        given = [name for name in ("steps", "tokens", "minutes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OnggiError(f"{given[1]}: --{given[0]} says how long to train already; give one of them.")
+        for name in ("steps", "tokens", "minutes", "at_once", "validate_every", "validation_passages"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise OnggiError(f"{name}: {value} is not a number of {name.split('_')[-1]}.")
+        if self.init == RANDOM and self.size is None:
+            raise OnggiError("size: --init random needs it, as in --size 8m.")
+        if self.init != RANDOM and (self.size or self.tokenizer):
+            name = "size" if self.size else "tokenizer"
+            raise OnggiError(f"{name}: {self.init} has its own; this is for --init random.")
+        if self.size is not None:
+            from ..models.random import parameters
+
+            parameters(self.size)
+        length, batch = self.length or LENGTH, self.batch_tokens or BATCH
+        if length < 2:
+            raise OnggiError(f"length: a sequence of {length} has nothing to predict; 256 is usual.")
+        if self.length is not None and batch < length:
+            raise OnggiError(f"batch_tokens: {batch} are less than one sequence of {length} (--length).")
+        if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise OnggiError(
-                f"batch_tokens: {self.batch_tokens} are less than one sequence of {self.length} (--length)."
+                f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual for a model that is "
+                "trained further, 5e-3 from a random start."
             )
-        if not 0 < self.learning_rate < 1:
-            raise OnggiError(f"learning_rate: {self.learning_rate} is not between 0 and 1; 3e-5 is usual.")
-        if self.warmup < 0:
-            raise OnggiError(f"warmup: {self.warmup} is not a number of steps.")
+        for name in ("warmup", "weight_decay", "z_loss"):
+            if (getattr(self, name) or 0) < 0:
+                raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
+        if self.shard and _optimizer(self) == "muon":
+            raise OnggiError("shard: is for --optimizer adamw; Muon needs whole matrices.")
+        for service in self.report_to or ():
+            if service not in _SERVICES:
+                raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model begins at random."""
+        return self.init == RANDOM
 
 
 def inputs(config: PretrainConfig) -> dict[str, Any]:
     """Fingerprints of model and text."""
     from .. import text
     from ..models import references
+    from ..text.packing import Packed
 
-    return {
-        "init": references.fingerprint(config.init),
-        "text": text.fingerprint(config.text, config.languages),
-    }
+    if packed := packed_folder(config.text):
+        Packed(packed)  # raises where it is not whole
+    found = {"text": text.fingerprint(config.text, config.languages)}
+    if not config.is_new:
+        found["init"] = references.fingerprint(config.init)
+    if config.validation:
+        found["validation"] = text.fingerprint(config.validation, config.languages)
+    return found
 
 
 def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     """Write a trained checkpoint to `out`; see `PretrainConfig`.
 
-    Raises OnggiError for a model or text that is not sound, and where the loss ceases to be finite.
+    Raises OnggiError for a model or text that is not sound, and where the loss ceases to fall whatever is done.
 
     >>> from pathlib import Path
     >>> from onggi.languages import Languages
     >>> from onggi.stages import PretrainConfig, pretrain
-    >>> few = PretrainConfig("starter", "model", Languages("ko,el,km"), steps=2, batch_tokens=64, length=32)
+    >>> few = PretrainConfig(
+    ...     "starter", "model", languages=Languages("ko,el,km"), steps=2, batch_tokens=64, length=32
+    ... )
     >>> made = pretrain(few, Path("further"))
     >>> sorted(made.record["moved"])
     ['embedding', 'linears', 'norms']
@@ -106,219 +189,403 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    with job:
-        return _pretrain(config, job)
+    with _processes() as processes, job if processes.first else contextlib.nullcontext():
+        _pretrain(config, job, processes)
+    found = ledger.artifact(out)
+    assert found is not None  # the first process has written it
+    return found
 
 
-def _pretrain(config: PretrainConfig, job: ledger.Job) -> Artifact:
+@dataclass(frozen=True)
+class _Processes:
+    """The processes of one training: this one's device, whether it is the first, and waiting for all."""
+
+    device: Any
+    first: bool
+    wait: Callable[[], None]
+
+
+@contextlib.contextmanager
+def _processes() -> Any:
+    """Those that torchrun started, else this one alone. All but the first keep quiet."""
+    import torch
+
+    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if count == 1:
+        yield _Processes(device, True, lambda: None)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
+    try:
+        yield _Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
+    finally:
+        console.quiet = was
+        torch.distributed.destroy_process_group()
+
+
+def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
+    import torch
+
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import card
-    from ..train import loop, tokens
+    from ..train import trainer
+    from ..train.schedule import Schedule
+    from ..train.tokens import next_token
+    from ..train.validation import Validation
 
-    folder = references.resolve(config.init)
-    source = checkpoints.Checkpoint(folder)
+    _check_services(config)
+    start = _start(config, job, processes)
+    source = checkpoints.Checkpoint(start)
     if "quantization_config" in source.config:
         raise OnggiError(f"{config.init}: is quantised; name the model it was made from.")
-    window = source.config.get("max_position_embeddings")
-    if window and config.length > window:
-        raise OnggiError(f"length: {config.length} exceeds the window of {config.init}, {window}.")
-    engine = Engine(folder)
+    engine = Engine(start, processes.device)
     parameters = dict(engine.model.named_parameters())
     stored = dict(engine.model.named_parameters(remove_duplicate=False))
     kept = {id(stored[name]) for name in source.entries if name in stored}
     for name, parameter in parameters.items():
         if id(parameter) not in kept:
             raise OnggiError(f"{config.init}: holds no tensor named {name}.")
+    tables = {
+        id(m.weight) for m in (engine.model.get_input_embeddings(), engine.model.get_output_embeddings())
+    }
+    table_names = {name for name, parameter in stored.items() if id(parameter) in tables}
+    count = sum(parameter.numel() for parameter in parameters.values())
+    del stored, parameters  # a sharded model has others
     dtype = precision(job, config.precision, engine.device)
-    training, held_out, source_text = _texts(config)
-    batches = _batches(config, engine.tokens, training)
+    material = material_of(config, engine, start)
+    release_memory()
+    validation = (
+        Validation(engine.tokens, material.held_out, min(engine.window or 2048, 2048))
+        if material.held_out
+        else None
+    )
+    loss = next_token(dtype, config.z_loss)
+    at_once = config.at_once or max(
+        (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
+    )
+    steps = _steps(config, job, processes, material, engine.model, loss, at_once, bool(validation))
+    warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
+    rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
+    engine.model.requires_grad_(True)
+    if "tensorboard" in (config.report_to or ()):
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
+    with progress(f"pretrain {job.out.name}", steps) as bar:
+        made = trainer.Trainer(
+            engine.model,
+            loss,
+            material.source,
+            Schedule(steps, rate, warmup, config.schedule),
+            trainer.Options(
+                optimizer=_optimizer(config),
+                weight_decay=_decay(config),
+                at_once=at_once,
+                checkpointing=config.checkpointing,
+                shard=config.shard,
+                validate_every=_validate_every(config, steps, material, validation),
+                report_to=config.report_to or (),
+                name=job.out.name,
+                seed=config.seed,
+            ),
+            job.partial / "training",
+            bar,
+            job.tick if processes.first else lambda: None,
+            validation,
+        )
+        lines = made.fit()
+    engine.model.requires_grad_(False)
     facts = {
-        "steps": config.steps,
-        "batch_tokens": batches.ids[0].numel(),
-        "length": batches.ids.shape[-1],
-        "learning_rate": config.learning_rate,
-        "warmup": config.warmup,
+        "parameters": count,
+        "steps": steps,
+        "batch_tokens": material.source.size * material.length,
+        "length": material.length,
+        "learning_rate": rate,
+        "warmup": warmup,
+        "schedule": config.schedule,
+        "optimizer": _optimizer(config),
+        "weight_decay": _decay(config),
         "seed": config.seed,
         "precision": str(dtype).removeprefix("torch."),
-        **source_text,
-        "tokens": batches.tokens,
+        **material.facts,
+        "tokens": material.tokens(made.passed_over, made.passed_over + steps),
     }
-    del training
-    release_memory()
-
-    noted = job.partial / "held-out.json"
-    if not noted.is_file():
-        ledger.write_json(noted, _loss(engine, held_out))
-    before = ledger.read_json(noted)
-    with progress(f"pretrain {job.out.name}", config.steps) as bar:
-        losses = loop.train(
-            parameters,
-            tokens.next_token(engine.body, engine.head, dtype),
-            batches.ids,
-            batches.weights,
-            loop.Schedule(config.steps, config.learning_rate, config.warmup),
-            job.partial,
-            bar,
-            job.tick,
-        )
-
-    base = references.about(folder)
-    moved = _write(source, engine.model, stored, job.work, on_grid=bool(base.get("grid")))
-    after = _loss(engine, held_out)
-    say(
-        f"Loss on text held out, nats a token, mean of the languages: {_mean(before):.3f} → {_mean(after):.3f}."
-    )
-    ledger.write_json(job.work / "losses.json", losses)
-    about = {
-        **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
-        "base": {
-            "name": references.parse(config.init).name,
-            "source": config.init,
-            "grid": base.get("grid"),
-        },
-        "made_by": "onggi pretrain",
-        "grid": None,  # left behind; `moved` says how far
-        "continued": {**facts, "held_out": {"before": before, "after": after}, "moved": moved},
+    if made.halved:
+        facts |= {"went_back": made.halved, "passed_over": made.passed_over}
+    speed = {
+        "tokens_per_second": round(made.own_steps * facts["batch_tokens"] / made.seconds, 1)
+        if made.seconds
+        else None
     }
-    ledger.write_json(job.work / references.ABOUT, about)
     # bf16 because that is what it is served and quantised from. Its rounding is relative to each weight
     # alone, with eight bits, and so no grid that a quantiser could hit upon.
+    made.rounded(torch.bfloat16)
+    after = made.measured() if validation else {}
+    weights = made.weights()
+    if processes.first:
+        shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
+        moved = _write(source, weights, table_names, job.work, start)
+        _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
+    processes.wait()
+
+
+def _optimizer(config: PretrainConfig) -> Literal["adamw", "muon"]:
+    return config.optimizer or ("muon" if config.is_new else "adamw")
+
+
+def _decay(config: PretrainConfig) -> float:
+    if config.weight_decay is not None:
+        return config.weight_decay
+    return 0.1 if config.is_new else 0.0
+
+
+def _check_services(config: PretrainConfig) -> None:
+    from transformers.integrations import get_available_reporting_integrations
+
+    for service in config.report_to or ():
+        if service not in get_available_reporting_integrations():
+            raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
+
+
+def _start(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> Path:
+    """The folder of the model to begin with; a random one is made in the job's own."""
+    from ..models import references
+
+    if not config.is_new:
+        if processes.first:
+            references.resolve(config.init)
+        processes.wait()
+        return references.resolve(config.init)
+    folder = job.partial / "start"
+    if processes.first and not (folder / "complete").is_file():
+        _random(config, folder)
+    processes.wait()
+    return folder
+
+
+def _random(config: PretrainConfig, folder: Path) -> None:
+    from ..models import checkpoint as checkpoints
+    from ..models import random
+    from ..text.packing import Packed
+
+    place = packed_folder(config.text)
+    if place is None:
+        raise OnggiError(
+            f"text: a random start needs text that `onggi pack` made, which knows its tokenizer; {config.text} is none."
+        )
+    packed = Packed(place)
+    tokenizer = _tokenizer(config, packed)
+    packed.check(tokenizer)
+    marks = packed.index["tokenizer"]
+    assert config.size is not None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shape = random.configuration(
+        config.size,
+        marks["vocabulary"],
+        length=max(packed.length, 2048),
+        bos=marks["start"],
+        eos=marks["end"],
+    )
+    random.initialise(shape, config.seed, folder)
+    for file in checkpoints.companions(tokenizer):
+        if file.name != "generation_config.json":
+            shutil.copyfile(file, folder / file.name)
+    with ledger.writing(folder / "complete") as aside:
+        aside.write_text("")
+
+
+def _tokenizer(config: PretrainConfig, packed: Any) -> Path:
+    """The folder of the tokenizer that the text was packed with."""
+    from ..models import references
+
+    source = config.tokenizer or packed.index["tokenizer"]["source"]
+    folder = Path(source).expanduser()
+    if (folder / "tokenizer.json").is_file():
+        return folder
+    try:
+        return references.resolve(source)
+    except OnggiError as error:
+        raise OnggiError(
+            f"tokenizer: {packed.folder} was packed with {source}, which is not there; name its folder with --tokenizer."
+        ) from error
+
+
+def _steps(
+    config: PretrainConfig,
+    job: ledger.Job,
+    processes: _Processes,
+    material: Material,
+    model: Any,
+    loss: Any,
+    at_once: int,
+    validates: bool,
+) -> int:
+    """How many steps. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
+    if config.steps:
+        return config.steps
+    batch = material.source.size * material.length
+    if config.tokens:
+        return -(-config.tokens // batch)
+    if config.minutes is None:
+        return material.once
+    kept = job.partial / "steps"
+    if processes.first and not kept.is_file():
+        each = _measured(model, loss, material.source, at_once)
+        steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
+        say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
+        with ledger.writing(kept) as aside:
+            aside.write_text(str(steps))
+    processes.wait()
+    return int(kept.read_text())
+
+
+def _validate_every(config: PretrainConfig, steps: int, material: Material, validation: Any) -> int:
+    if config.validate_every or not validation:
+        return config.validate_every or steps
+    trained = steps * material.source.size * material.length
+    times = min(int(_VALIDATING * trained / (validation.tokens / 3)), _VALIDATIONS)
+    return max(-(-steps // max(times, 1)), 1)
+
+
+def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
+    """Seconds of one step here, from a few passes; leaves the model as it was."""
+    from ..train import outlook
+
+    device = next(model.parameters()).device
+    count = min(at_once, source.size)
+    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, count).items()}
+    model.requires_grad_(True).train()
+    each = outlook.seconds(lambda: loss(model, batch))
+    model.zero_grad(set_to_none=True)
+    model.requires_grad_(False).eval()
+    return each * source.size / count
+
+
+def _finish(
+    config: PretrainConfig,
+    job: ledger.Job,
+    start: Path,
+    source: Any,
+    facts: dict[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+    measured: tuple[Any, Mapping[str, float]],
+    moved: Mapping[str, Any],
+    speed: Mapping[str, Any],
+) -> None:
+    """Write what is said of the checkpoint, and end the job."""
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..report import card, curves
+    from ..train import trainer
+
+    base = {} if config.is_new else references.about(start)
+    validation, after = measured
+    about: dict[str, Any]
+    bits: dict[str, Mapping[str, float]] = {}
+    if after:
+        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
+        bits = {"before": first, "after": after}
+        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
+    if config.is_new:
+        about = {
+            "name": job.out.name,
+            "made_by": "onggi pretrain",
+            "grid": None,
+            "pretrained": {
+                **facts,
+                "size": config.size,
+                "bits_per_byte": bits.get("after"),
+            },
+        }
+        if facts["licence"]:
+            about["licence"] = facts["licence"]
+    else:
+        held_out = {when: validation.nats(side) for when, side in bits.items()}
+        about = {
+            **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
+            "base": {
+                "name": references.parse(config.init).name,
+                "source": config.init,
+                "grid": base.get("grid"),
+            },
+            "made_by": "onggi pretrain",
+            "grid": None,  # left behind; `moved` says how far
+            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
+        }
+    ledger.write_json(job.work / references.ABOUT, about)
     config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
     ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    names = [checkpoints.SINGLE, "config.json", "losses.json", references.ABOUT]
-    for file in checkpoints.companions(folder):
+    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
+    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
+    for file in checkpoints.companions(start):
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
-    (job.work / "README.md").write_text(card.continued(about), encoding="utf-8")
-    return job.finish([*names, "README.md"], command=command(STAGE, config, job.out), moved=moved)
-
-
-Passages = Mapping[str, Mapping[str, str]]  # language → id → text
-
-
-def _texts(config: PretrainConfig) -> tuple[Passages, Passages, dict[str, Any]]:
-    """Passages to train on, passages held out, and what text they are from. In a parallel text a passage that is held
-    out in one language is so in all.
-    """
-    from .. import text
-
-    found = text.load(config.text, config.languages)
-    if found.name == "probe":  # a folder that `onggi text` made of it
-        raise OnggiError(_NO_PROBE)
-    languages = config.languages or Languages(found.languages)
-    passages = {language: found.passages(language) for language in languages}
-    held_out = {}
-    for language, texts in passages.items():
-        if len(texts) < 2:
-            raise OnggiError(
-                f"text: {len(texts)} passage in {tags.name(language)} is too little: one is held out; "
-                "leave the language out or give more."
-            )
-        order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
-        held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // _ONE_IN)]}
-    kept = {key for texts in held_out.values() for key in texts}
-    training = {
-        language: {key: content for key, content in texts.items() if key not in kept}
-        for language, texts in passages.items()
-    }
-    return training, held_out, {"text": found.name, "licence": found.licence}
-
-
-def _batches(config: PretrainConfig, tokens: Any, training: Passages) -> Any:
-    from ..text.draw import draw
-    from ..train.tokens import batches
-
-    size = config.batch_tokens // config.length
-    sequences = config.steps * size
-    if sequences < len(training):
-        raise OnggiError(
-            f"steps: {sequences} sequences in all are too few for {len(training)} languages; "
-            "raise --steps or --batch_tokens."
-        )
-    each = -(-sequences // len(training))
-    drawn = draw(
-        training,
-        tokens.encode,
-        tokens.prefix,
-        each * config.length * len(training),
-        seed=config.seed,
-        length=config.length,
+    words = card.pretrained(about) if config.is_new else card.continued(about)
+    (job.work / "README.md").write_text(words, encoding="utf-8")
+    job.finish(
+        [*names, "README.md"],
+        command=command(STAGE, config, job.out),
+        parameters=facts["parameters"],
+        tokens=facts["tokens"],
+        bits_per_byte=bits,
+        **({} if config.is_new else {"moved": moved}),
+        **speed,
     )
-    for language in drawn.short:
-        say(f"The text in {tags.name(language)} is gone over more than once.")
-    made = batches(drawn.runs, tokens.prefix, config.steps, size, config.seed)
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
-    say(f"Tokens to train on: {said}.")
-    return made
-
-
-def _loss(engine: Any, held_out: Passages) -> dict[str, float]:
-    """Language → nats a token on the passages held out, in fp32, up to `_HELD_OUT_TOKENS` of each."""
-    import torch
-
-    from ..head import score
-
-    found = {}
-    with progress("text held out", len(held_out)) as bar:
-        for language, texts in held_out.items():
-            chosen, count = [], 0
-            for content in texts.values():
-                chosen.append(content)
-                count += len(engine.tokens.encode(content))
-                if count >= _HELD_OUT_TOKENS:
-                    break
-            states, ids = zip(*engine.states(chosen), strict=True)
-            nll = score(
-                torch.cat(states).to(engine.device), engine.head, torch.cat(ids).to(engine.device)
-            ).nll
-            found[language] = round(float(nll.double().mean()), 4)
-            bar.step(1, tags.name(language))
-    return found
 
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def _write(source: Any, model: Any, stored: Mapping[str, Any], out: Path, on_grid: bool) -> dict[str, Any]:
-    """Round the weights to bf16 and write them under the names of `source`; returns how far they moved."""
+def _write(
+    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
+) -> dict[str, Any]:
+    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
     import torch
 
     from ..models import checkpoint as checkpoints
+    from ..models import references
     from ..train.movement import Movement
 
-    tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
     movement = Movement()
     tensors = {}
     for name in source.entries:
-        if name not in stored:  # a table that the architecture computes and its file holds all the same
+        if name not in weights:  # a table that the architecture computes and its file holds all the same
             tensors[name] = checkpoints.copied(source, name)
             continue
-        parameter = stored[name]
-        rounded = parameter.to(torch.bfloat16)
-        parameter.copy_(rounded)
-        kind = "embedding" if id(parameter) in tables else "linears" if parameter.ndim > 1 else "norms"
+        rounded = weights[name].to(torch.bfloat16)
+        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
         movement.add(kind, source.tensor(name), rounded.cpu())
         tensors[name] = checkpoints.pending(rounded)
     checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
-    return movement.facts(on_grid)
+    return movement.facts(on_grid=bool(references.about(start).get("grid")))
 
 
-def plan(config: PretrainConfig) -> Plan:
-    """About the tokens, memory and disk, where the model is at hand."""
-    from ..models import references
+def show(artifact: Artifact) -> None:
+    """Print what it learnt, by language."""
+    from rich.console import Console
+    from rich.table import Table
 
-    tokens = config.steps * (config.batch_tokens // config.length) * config.length
-    size = references.size(config.init)
-    if size is None:
-        return Plan(tokens=tokens)
-    weights = size.bytes // 2  # stored in two bytes each
-    # Weights, gradients and two moments in fp32; a chunk's logits and the head's other forms.
-    memory = 600_000_000 + 16 * weights + 256 * size.vocabulary * 10 + 8 * size.vocabulary * size.hidden
-    # Two checkpoints while one takes the other's place, and the result.
-    return Plan(tokens, memory, (2 * 12 + 2) * weights)
+    record = artifact.record
+    table = Table()
+    for column in ("language", "tokens", "bits per byte before", "after"):
+        table.add_column(column, justify="left" if column == "language" else "right", no_wrap=True)
+    bits: dict[str, dict[str, float]] = record["bits_per_byte"]
+    tokens: dict[str, int] = record["tokens"]
+    for tag in dict.fromkeys([*tokens, *(bits.get("after") or {})]):
+        values = [f"{side[tag]:.3f}" if tag in side else "" for side in bits.values()]
+        table.add_row(f"{tags.name(tag)} ({tag})", f"{tokens.get(tag, 0):,}", *values)
+    made = Console(highlight=False)
+    made.print(table)
+    speed = record["tokens_per_second"]
+    made.print(
+        f"{record['parameters']:,} parameters, {sum(tokens.values()):,} tokens"
+        + (f", {speed:,.0f} a second" if speed else "")
+        + f"; curves in {artifact.path / CURVES}."
+    )
 
 
-STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION)
+STAGE = Stage("pretrain", PretrainConfig, pretrain, inputs, plan, {}, _REVISION, show, dry_run, outlook)

@@ -1,18 +1,42 @@
-"""Next-token prediction: batches of sequences in which languages have their share, and the loss on them."""
+"""Next-token prediction: batches of sequences, and the loss on them.
+
+A step's batch is `size` sequences. Whoever trains asks for some of its rows (a process has its share, and
+takes that in as many pieces as its memory wants), so the weights of the whole step add up to 1, and the sum
+of the losses of all pieces is the step's loss, however it was cut.
+"""
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..head import Head, cross_entropy
-from .loop import Loss
+from ..engines.transformers import head_of
+from ..head import cross_entropy
+from ..text.packing import Packed
+
+# Tensors of some rows of a step. ids, weights: (sequences, length); positions too where sequences are packed.
+Batch = Mapping[str, Tensor]
+# (model, batch) → the scalar to go back from.
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+class Source(Protocol):
+    """What is trained on, by step and row, so that a killed run needs to know nothing but its step."""
+
+    @property
+    def size(self) -> int:
+        """Sequences of a step."""
+
+    def rows(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start to stop of a step, counted from 0; the `weights` of all its rows add up to 1."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +48,16 @@ class Batches:
     ids: Tensor
     weights: Tensor
     tokens: dict[str, int]
+
+    @property
+    def size(self) -> int:
+        """Sequences of a step."""
+        return self.ids.shape[1]
+
+    def rows(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start to stop of a step; past the last step they begin anew."""
+        step %= len(self.ids)
+        return {"ids": self.ids[step, start:stop], "weights": self.weights[step, start:stop]}
 
 
 def batches(
@@ -57,19 +91,72 @@ def batches(
     return Batches(ids, weights / weights.sum(dim=(1, 2), keepdim=True), tokens)
 
 
-def next_token(body: Any, head: Head, dtype: torch.dtype) -> Loss:
-    """The loss: cross-entropy of each token given those before it, Σ weights · nats.
-
-    body: ids → hidden states. dtype: of the matrix products; the weights themselves stay as they are.
+class PackedBatches:
+    """Sequences that `onggi pack` made, `size` a step: in their order at first, then, where the text runs
+    short, shuffled anew by `seed` for each time that it is gone over.
     """
 
-    def loss(ids: Tensor, weights: Tensor) -> Tensor:
-        device = head.weight.device
-        ids, weights = ids.to(device), weights.to(device)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            states = body(input_ids=ids, use_cache=False).last_hidden_state
+    def __init__(self, packed: Packed, size: int, seed: int):
+        self.packed, self.size, self._seed = packed, size, seed
+        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    def _shuffled(self, times: int) -> np.ndarray:
+        count = len(self.packed)
+        return np.random.default_rng([self._seed, times]).permutation(count) if times else np.arange(count)
+
+    def number(self, place: int) -> int:
+        """The sequence that stands at `place` of all that is ever read."""
+        times, within = divmod(place, len(self.packed))
+        return int(self._order(times)[within])
+
+    def rows(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start to stop of a step. Weights are those of what is predicted, the same for each token."""
+        first = step * self.size
+        total = 0
+        for place in range(first, first + self.size):
+            parts = self.packed.parts(self.number(place))
+            total += int((parts["stop"] - parts["start"]).sum()) - len(parts)
+        read = [self.packed.batch(self.number(place)) for place in range(first + start, first + stop)]
+        predicted = np.concatenate([batch.predicted for batch in read])
+        return {
+            "ids": torch.from_numpy(np.concatenate([batch.ids for batch in read])),
+            "positions": torch.from_numpy(np.concatenate([batch.positions for batch in read])),
+            "weights": torch.from_numpy(predicted.astype(np.float32)) / max(total, 1),
+        }
+
+    def tokens(self, first: int, stop: int) -> dict[str, int]:
+        """Language → tokens of steps `first` to `stop`."""
+        names, counts = self.packed.languages, np.zeros(len(self.packed.languages), np.int64)
+        for place in range(first * self.size, stop * self.size):
+            parts = self.packed.parts(self.number(place))
+            np.add.at(counts, parts["language"], (parts["stop"] - parts["start"]).astype(np.int64))
+        return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
+
+
+def next_token(dtype: torch.dtype, z: float = 0.0) -> Loss:
+    """The loss: cross-entropy of each token given those before it in its document, Σ weights · nats.
+
+    dtype: of the matrix products; the weights themselves stay as they are. z: see `head.cross_entropy`.
+    """
+
+    def loss(model: Any, batch: Batch) -> Tensor:
+        # Read at each step: where weights are sharded, they are other tensors each time.
+        head = head_of(model)
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        ids, weights = batch["ids"], batch["weights"]
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            # Packed documents are kept apart by positions that begin anew, and only where there is neither
+            # a mask nor a cache.
+            states = body(
+                input_ids=ids, position_ids=batch.get("positions"), attention_mask=None, use_cache=False
+            ).last_hidden_state
         return cross_entropy(
-            states[:, :-1].flatten(0, 1), head, ids[:, 1:].flatten(), weights[:, 1:].flatten(), dtype=dtype
+            states[:, :-1].flatten(0, 1),
+            head,
+            ids[:, 1:].flatten(),
+            weights[:, 1:].flatten(),
+            z=z,
+            dtype=dtype,
         )
 
     return loss
