@@ -22,8 +22,8 @@ if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may i
     from ..text.prompts import Prompt
 
 _REVISION = 3
-# Options of servers, and of these and others those that change how a run goes and not what comes of it.
-_SERVER = ("concurrency", "requests_per_minute", "timeout", "cache", "input_price", "output_price", "budget")
+# Options of servers as the engine names them, and of these and others those that change how a run goes and not what comes of it.
+_SERVER = ("concurrency", "requests_per_minute", "timeout", "input_price", "output_price", "budget")
 _UNSEEN = ("concurrency", "requests_per_minute", "timeout", "budget", "failures", "on")
 
 
@@ -75,9 +75,9 @@ class EvaluateConfig:
     """Of models behind servers: most requests a minute; default: no limit of ours."""
     timeout: float = 300.0
     """Of models behind servers: seconds that a request may take."""
-    cache: bool = True
-    """Of models behind servers: take answers that an earlier run has kept of the same request to the same
-    address and name. Say false where another model stands there now."""
+    fresh: bool = False
+    """Of models behind servers: ask again what an earlier run has kept the answer to, by address and name; for
+    where another model stands there now."""
     failures: Literal["stop", "leave_out"] = "stop"
     """What becomes of requests that failed for good, all retries over: end the run, which goes on from there, or
     leave those items and answers out, for all models alike."""
@@ -123,7 +123,7 @@ class EvaluateConfig:
         """How models behind servers are treated."""
         from ..engines.spending import Options
 
-        return Options(**{name: getattr(self, name) for name in _SERVER})
+        return Options(**{name: getattr(self, name) for name in _SERVER}, cache=not self.fresh)
 
     @property
     def scored_text(self) -> str | None:
