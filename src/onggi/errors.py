@@ -7,8 +7,10 @@ it without a traceback; anything else that escapes is a defect of ours and keeps
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 
 class OnggiError(Exception):
@@ -31,3 +33,23 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     if match:
         return f" Did you mean {match[0]!r}?"
     return f" There is: {', '.join(names)}." if names else ""
+
+
+@contextlib.contextmanager
+def reading_yaml(path: Path) -> Iterator[None]:
+    """What goes wrong with the YAML file at `path` inside is an OnggiError with its line."""
+    import yaml
+
+    try:
+        yield
+    except OSError as error:
+        raise OnggiError(f"{path}: cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise OnggiError(f"{path}: is not UTF-8 (byte {error.start}).") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or one_line(error)
+        raise OnggiError(f"{path}{line}: is not valid YAML ({problem}).") from error
+    except RecursionError as error:
+        raise OnggiError(f"{path}: is nested too deep.") from error

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from .errors import OnggiError, nearest, one_line
+from .errors import OnggiError, nearest, one_line, reading_yaml
 from .stages import VERBS, Stage
 from .stages.base import flag
 
@@ -73,19 +73,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Raises OnggiError for whatever is wrong with it.
     """
-    try:
+    with reading_yaml(path):
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise OnggiError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise OnggiError(f"{path}: is not UTF-8 (byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or one_line(error)
-        raise OnggiError(f"{path}{line}: is not valid YAML ({problem}).") from error
-    except RecursionError as error:
-        raise OnggiError(f"{path}: is nested too deep.") from error
     if not isinstance(content, dict):
         raise OnggiError(f'{path}: a recipe is a mapping with "name" and "stages".')
     for key in content:

@@ -50,6 +50,14 @@ def flag(name: str) -> str:
     return name.rstrip("_")
 
 
+def no_probe(purpose: str) -> str:
+    """What to say where the probe, which is measured on, is named as the text for something else."""
+    return (
+        f"text: the probe is for measuring and never for {purpose}; "
+        "use --text starter, debian:libreoffice-help or your own."
+    )
+
+
 class Names(tuple[str, ...]):
     """A list of names: `a,b` on a command line, a list or that string in YAML; no doubles.
 

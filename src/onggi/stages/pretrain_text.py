@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,13 @@ from .. import languages as tags
 from ..errors import OnggiError
 from ..languages import Languages
 from ..progress import say
+from .base import no_probe
 
 if TYPE_CHECKING:
+    from ..text.draw import Passages
     from .pretrain import PretrainConfig
 
-NO_PROBE = (
-    "text: the probe is for measuring and never for training; "
-    "use --text starter, debian:libreoffice-help or your own."
-)
+NO_PROBE = no_probe("training")
 # Where nothing is said: tokens of a step, of plain text and packed; steps and length, of plain text.
 BATCH, PACKED_BATCH = 1024, 8192
 STEPS, LENGTH = 240, 256
@@ -157,32 +155,15 @@ def _few(tokens: Any, texts: Mapping[str, str]) -> list[str]:
     return chosen
 
 
-Passages = Mapping[str, Mapping[str, str]]  # language → id → text
-
-
 def _texts(config: PretrainConfig) -> tuple[Passages, Passages, dict[str, Any]]:
-    """Passages to train on, passages held out, and what text they are from. In a parallel text a passage that is held
-    out in one language is so in all.
-    """
+    """Passages to train on, passages held out, and what text they are from."""
     from .. import text
+    from ..text.draw import hold_out
 
     found = text.load(config.text, config.languages)
     if found.name == "probe":  # a folder that `onggi text` made of it
         raise OnggiError(NO_PROBE)
     languages = config.languages or Languages(found.languages)
     passages = {language: found.passages(language) for language in languages}
-    held_out = {}
-    for language, texts in passages.items():
-        if len(texts) < 2:
-            raise OnggiError(
-                f"text: {len(texts)} passage in {tags.name(language)} is too little: one is held out; "
-                "leave the language out or give more."
-            )
-        order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
-        held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // _ONE_IN)]}
-    kept = {key for texts in held_out.values() for key in texts}
-    training = {
-        language: {key: content for key, content in texts.items() if key not in kept}
-        for language, texts in passages.items()
-    }
+    training, held_out = hold_out(passages, _ONE_IN)
     return training, held_out, {"text": found.name, "licence": found.licence}

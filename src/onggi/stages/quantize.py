@@ -13,14 +13,11 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, options, precision
+from .base import Plan, Stage, command, no_probe, options, precision
 
 _REVISION = 1
 SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
-_NO_PROBE = (
-    "text: the probe is for measuring and never for calibration; "
-    "use --text starter, debian:libreoffice-help or your own."
-)
+_NO_PROBE = no_probe("calibration")
 
 
 @dataclass(frozen=True)

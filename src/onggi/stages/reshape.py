@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import languages as tags
 from .. import ledger
@@ -15,13 +14,13 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, options
+from .base import Plan, Stage, command, no_probe, options
+
+if TYPE_CHECKING:
+    from ..text.draw import Passages
 
 _REVISION = 1
-_NO_PROBE = (
-    "text: the probe is for measuring and never for choosing what is kept; "
-    "use --text starter, debian:libreoffice-help or your own."
-)
+_NO_PROBE = no_probe("choosing what is kept")
 # One passage in so many is kept from choosing; of each language so many tokens of them are measured.
 _ONE_IN, _HELD_OUT_TOKENS = 10, 512
 _LENGTH = 256  # of a sequence that is measured
@@ -241,9 +240,6 @@ def _parts(config: ReshapeConfig, old: Any, measures: Any) -> Any:
     return choice
 
 
-Passages = Mapping[str, Mapping[str, str]]  # language → id → text
-
-
 @dataclass(frozen=True)
 class _Texts:
     """name, licence: of the source. by: language → passages that parts are chosen by. held_out: language →
@@ -257,8 +253,9 @@ class _Texts:
 
 
 def _texts(config: ReshapeConfig) -> _Texts | None:
-    """None where no text is given. In a parallel text a passage that is held out in one language is so in all."""
+    """None where no text is given."""
     from .. import text
+    from ..text.draw import hold_out
 
     if config.text is None:
         return None
@@ -267,20 +264,8 @@ def _texts(config: ReshapeConfig) -> _Texts | None:
         raise OnggiError(_NO_PROBE)
     passages = {language: found.passages(language) for language in config.read or found.languages}
     kept = config.keep_languages or Languages(list(passages))
-    held_out = {}
-    for language, texts in passages.items():
-        if len(texts) < 2:
-            raise OnggiError(
-                f"text: {len(texts)} passage in {tags.name(language)} is too little: one is held out; "
-                "leave the language out or give more."
-            )
-        order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
-        held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // _ONE_IN)]}
-    apart = {key for texts in held_out.values() for key in texts}
-    by = {
-        language: {key: content for key, content in passages[language].items() if key not in apart}
-        for language in kept
-    }
+    rest, held_out = hold_out(passages, _ONE_IN)
+    by = {language: rest[language] for language in kept}
     return _Texts(found.name, found.licence, by, held_out)
 
 

@@ -8,15 +8,42 @@ tokenizer charges a language. `pooled` is what other tools do, for comparison: a
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from .. import languages
 from ..errors import OnggiError
 from ..progress import say
 
+Passages = Mapping[str, Mapping[str, str]]  # language → id → text
+
 # Tokens of one sequence, the start token included.
 LENGTH = 512
+
+
+def hold_out(passages: Passages, one_in: int) -> tuple[Passages, Passages]:
+    """(the rest, those held out): of each language one passage in `one_in`, by its id, and one at least. In a
+    parallel text a passage that is held out in one language is so in all.
+
+    Raises OnggiError for a language with fewer than two passages.
+    """
+    held_out = {}
+    for language, texts in passages.items():
+        if len(texts) < 2:
+            raise OnggiError(
+                f"text: {len(texts)} passage in {languages.name(language)} is too little: one is held out; "
+                "leave the language out or give more."
+            )
+        order = sorted(texts, key=lambda key: hashlib.sha256(key.encode()).digest())
+        held_out[language] = {key: texts[key] for key in order[: max(1, len(order) // one_in)]}
+    apart = {key for texts in held_out.values() for key in texts}
+    rest = {
+        language: {key: content for key, content in texts.items() if key not in apart}
+        for language, texts in passages.items()
+    }
+    return rest, held_out
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from .. import ledger
 from ..errors import OnggiError, one_line
+from .draw import Passages
 
 START, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 TURN, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -60,8 +61,6 @@ _NEVER = -10_000.0
 # Of each language the rarest characters, which together are one in two thousand, are left to the bytes.
 COVERED = 0.9995
 _BYTES = 256
-
-Passages = Mapping[str, Mapping[str, str]]  # language → id → text
 
 
 def train(texts: Iterable[str], size: int, kind: str, pre: str) -> Tokenizer:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from ... import languages as tags
-from ...errors import OnggiError, nearest
+from ...errors import OnggiError, nearest, reading_yaml
 
 Pair = tuple[float, float]
 MASKS = ("email", "phone", "resident", "card")
@@ -133,16 +133,8 @@ def load(path: Path | None, languages: tuple[str, ...]) -> Cleaning:
     """The defaults with what the YAML file at `path` says. Raises OnggiError with file, line and key."""
     if path is None:
         return Cleaning()
-    try:
+    with reading_yaml(path):
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise OnggiError(f"{path}: cannot be read ({error.strerror}).") from error
-    except UnicodeDecodeError as error:
-        raise OnggiError(f"{path}: is not UTF-8 (byte {error.start}).") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise OnggiError(f"{path}{line}: is not valid YAML ({getattr(error, 'problem', error)}).") from error
     if root is None:
         return Cleaning()
     hints = typing.get_type_hints(Cleaning)
