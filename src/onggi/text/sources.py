@@ -1,9 +1,10 @@
 """Sources of text by name, and the one table they all become.
 
 A source is a JSONL or parquet file, a folder that `onggi text` made, `debian:NAME`, or one of the
-three texts that ship with onggi: `probe` (measured on, never calibrated on), `starter` (the other way
-round) and `starts` (beginnings of sentences, from which a model writes text of its own). Parallel text stays parallel: a row is one passage, a column a language, so that the
-same content can be compared in all of them.
+three texts that ship with onggi: `probe` (measured on, never calibrated on), `starter` (the other
+way round) and `starts` (beginnings of sentences, from which a model writes text of its own).
+Parallel text stays parallel: a row is one passage, a column a language, so that the same content
+can be compared in all of them.
 """
 
 from __future__ import annotations
