@@ -19,11 +19,11 @@ from transformers import AutoModelForCausalLM
 
 from onggi import ledger, text
 from onggi.errors import OnggiError
-from onggi.grids import IntegerGrid
+from onggi.grids import IntegerGrid, Steps
 from onggi.languages import Languages
 from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
-from onggi.quantize.stream import grid_for
+from onggi.quantize.schemes import SCHEMES
 from onggi.stages import QuantizeConfig, quantize
 from onggi.text.tokens import Tokens
 
@@ -54,7 +54,8 @@ def decoded(folder: Path) -> dict[str, torch.Tensor]:
             shape = checkpoint.tensor(f"{module}.weight_shape").tolist()
             scales = checkpoint.tensor(f"{module}.weight_scale")
             grid = IntegerGrid(4, shape[1] // scales.shape[1])
-            found[f"{module}.weight"] = grid.decode(grid.unpack(checkpoint.tensor(name), shape[1]), scales)
+            codes = grid.unpack(checkpoint.tensor(name), shape[1])
+            found[f"{module}.weight"] = grid.decode(codes, Steps(scales))
     return found
 
 
@@ -91,14 +92,6 @@ OTHERS = {
         "max_position_embeddings": 512,
     },
     "Bloom": {"hidden_size": 128, "n_layer": 2, "n_head": 4},  # no positions; one matrix for q, k and v
-    "Qwen3": {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-    },
 }
 
 
@@ -168,20 +161,20 @@ def test_inputs_that_are_shared_are_found(tiny: Path) -> None:
     hidden = torch.zeros(1, 5, 128)
     rotary = decoder.model.model.rotary_emb(hidden, torch.arange(5).unsqueeze(0))
     found = sharing(layer, (hidden,), {"position_embeddings": rotary, "attention_mask": None})
-    assert found == [
-        ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-        ["self_attn.o_proj"],
-        ["mlp.gate_proj", "mlp.up_proj"],
-        ["mlp.down_proj"],
+    assert [(shared.names, shared.producer) for shared in found] == [
+        (["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], "input_layernorm"),
+        (["self_attn.o_proj"], None),
+        (["mlp.gate_proj", "mlp.up_proj"], "post_attention_layernorm"),
+        (["mlp.down_proj"], None),
     ]
 
 
 def test_widths_that_128_does_not_divide_fall_back() -> None:
-    grid = IntegerGrid(4, 128)
-    assert [grid_for(columns, grid).group for columns in (256, 576, 96)] == [128, 64, 32]
-    assert grid_for(100, IntegerGrid(4, None)).group is None
+    scheme = SCHEMES["w4a16-g128-asym"]
+    assert [scheme.for_columns(columns).group for columns in (256, 576, 96)] == [128, 64, 32]
+    assert SCHEMES["w4a16"].for_columns(100).group is None
     with pytest.raises(OnggiError, match="100 input columns"):
-        grid_for(100, grid)
+        scheme.for_columns(100)
 
 
 _RUN = """
