@@ -535,19 +535,22 @@ def chosen(decoder: Decoder, names: Names, choose: Choose, index: int) -> dict[s
         scheme = choose(source.removesuffix(".weight"))
         if scheme:
             found[source] = scheme
-    for name in decoder.experts(index):
+    for name, module in decoder.experts(index).items():
+        # transformers unpacks all experts by one scheme, so their groups are as the narrowest allows.
+        widths = sorted({int(parameter.shape[2]) for parameter in module.parameters()})
         for leaf in ("gate_up_proj", "down_proj"):
             for source in (t for part in names.fused.get(f"{place}{name}.{leaf}", []) for t in part):
                 scheme = choose(source.removesuffix(".weight"))
                 if scheme is None:
                     continue
-                asymmetric = not getattr(scheme.grid, "symmetric", False)
-                if scheme.activations or asymmetric:
+                if scheme.activations or not getattr(scheme.grid, "symmetric", False):
                     raise OnggiError(
                         f"{source}: scheme {scheme.name} does not work for a mixture's experts: transformers "
                         "computes them fused, with activations as they are and without zero points; choose a "
                         "symmetric scheme of weights alone (w4a16-g128, w8a16)."
                     )
+                for width in widths:
+                    scheme = scheme.for_columns(width)
                 found[source] = scheme
     return found
 

@@ -31,8 +31,10 @@ class Layer:
 
 
 def kind(name: str) -> str:
-    """A module's kind, the same in all layers and experts: model.layers.7.mlp.up_proj → mlp.up_proj."""
-    return re.sub(r"^.*?\.\d+\.", "", name, count=1)
+    """A module's kind, the same in all layers and of all experts: model.layers.7.mlp.experts.3.up_proj →
+    mlp.experts.*.up_proj.
+    """
+    return re.sub(r"\.\d+\.", ".*.", re.sub(r"^.*?\.\d+\.", "", name, count=1))
 
 
 def outliers(layers: Sequence[Layer]) -> list[tuple[Layer, float]]:
@@ -40,11 +42,11 @@ def outliers(layers: Sequence[Layer]) -> list[tuple[Layer, float]]:
     kinds: dict[str, list[float]] = {}
     for layer in layers:
         if layer.error is not None:
-            kinds.setdefault(re.sub(r"\.\d+\.", ".*.", kind(layer.name)), []).append(layer.error)
+            kinds.setdefault(kind(layer.name), []).append(layer.error)
     medians = {name: statistics.median(errors) for name, errors in kinds.items()}
-    found = []
-    for layer in layers:
-        median = medians.get(re.sub(r"\.\d+\.", ".*.", kind(layer.name)), 0.0)
-        if layer.error is not None and layer.error > max(_FAR * median, _SMALL):
-            found.append((layer, median))
+    found = [
+        (layer, medians[kind(layer.name)])
+        for layer in layers
+        if layer.error is not None and layer.error > max(_FAR * medians[kind(layer.name)], _SMALL)
+    ]
     return sorted(found, key=lambda item: -(item[0].error or 0.0))

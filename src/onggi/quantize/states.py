@@ -14,21 +14,22 @@ from torch import Tensor
 
 from ..models import checkpoint as checkpoints
 
+# Bytes of them that are held in memory.
 LIMIT = 1 << 30
 
 
 class States:
-    """states of each batch as they left a layer. limit: bytes held in memory."""
+    """States of each batch as they left a layer, under `folder`."""
 
-    def __init__(self, folder: Path, device: torch.device, limit: int = LIMIT):
-        self.folder, self.device, self.limit = folder, device, limit
+    def __init__(self, folder: Path, device: torch.device):
+        self.folder, self.device = folder, device
         self.held: dict[tuple[int, int], tuple[Tensor, bool]] = {}
 
     def save(self, layer: int, batch: int, states: Tensor, as_tuple: bool) -> None:
         """Keep what left `layer`; as_tuple: whether the layer returned it in a tuple."""
         kind = "tuple" if as_tuple else "states"
         checkpoints.write_shard(self._file(layer, batch), {kind: checkpoints.pending(states)})
-        if sum(held.nbytes for held, _ in self.held.values()) + states.nbytes <= self.limit:
+        if sum(held.nbytes for held, _ in self.held.values()) + states.nbytes <= LIMIT:
             self.held[layer, batch] = states, as_tuple
 
     def load(self, layer: int, batch: int, rows: int | None = None) -> tuple[Tensor, bool]:

@@ -60,7 +60,8 @@ def quantization_config(
     for layer in layers:
         # One scheme for a kind of module in all layers; those of two schemes are named one by one.
         alone = len(variants[kind(layer.name)]) > 1
-        target = re.escape(layer.name) if alone else rf".*\.{re.escape(kind(layer.name))}"
+        any_expert = re.escape(kind(layer.name)).replace(r"\*", r"\d+")
+        target = re.escape(layer.name) if alone else rf".*\.{any_expert}"
         targets = used.setdefault((layer.scheme, layer.group), [])
         if target not in targets:
             targets.append(target)
