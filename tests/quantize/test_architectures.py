@@ -58,7 +58,13 @@ def made_model(kind: str, options: dict, tiny: Path, folder: Path) -> Path:
 
 def config(model: Path, **options) -> QuantizeConfig:
     return QuantizeConfig(
-        **{"model": str(model), "text": "starter", "languages": Languages("en,ko,ar"), "tokens": 400, **options}
+        **{
+            "model": str(model),
+            "text": "starter",
+            "languages": Languages("en,ko,ar"),
+            "tokens": 400,
+            **options,
+        }
     )
 
 
@@ -75,9 +81,7 @@ def test_goes_through_whole(kind: str, options: dict, tiny: Path, tmp_path: Path
     weights = compressed(made.path, 4)
     expected = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     stored = tensors(made.path)
-    linears = [
-        n for n, m in expected.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
-    ]
+    linears = [n for n, m in expected.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
     assert set(weights) == {f"{name}.weight" for name in linears}
     with torch.no_grad():
         for name, parameter in expected.named_parameters():
@@ -108,7 +112,11 @@ def test_a_mixture_of_experts_is_quantised_expert_by_expert(
 
     stored = load_file(plain / "model.safetensors")
     assert set(weights) <= set(stored)
-    save_file({k: weights.get(k, v.float()).contiguous() for k, v in stored.items()}, plain / "model.safetensors", {"format": "pt"})
+    save_file(
+        {k: weights.get(k, v.float()).contiguous() for k, v in stored.items()},
+        plain / "model.safetensors",
+        {"format": "pt"},
+    )
     torch.testing.assert_close(logits(made.path), logits(plain), rtol=0, atol=2e-2)
     layers = json.loads((made.path / "onggi.json").read_text())["layers"]
     reached = [layer for layer in layers if ".experts." in layer["name"] and layer["tokens"]]
@@ -146,7 +154,9 @@ def test_experts_that_no_token_reached_are_rounded_and_said(
 
 
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a16-g128-asym"])
-def test_schemes_that_fused_experts_cannot_compute_are_refused(scheme: str, tiny: Path, tmp_path: Path) -> None:
+def test_schemes_that_fused_experts_cannot_compute_are_refused(
+    scheme: str, tiny: Path, tmp_path: Path
+) -> None:
     folder = made_model("Qwen3Moe", MIXTURES["Qwen3Moe"], tiny, tmp_path / "model")
     with pytest.raises(OnggiError, match=r"experts\.0\.gate_proj.*does not work"):
         quantize(config(folder, scheme=scheme), tmp_path / "out")

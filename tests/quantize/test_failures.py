@@ -1,5 +1,6 @@
 """What can go wrong with a layer is said, leaves nothing that looks finished, and can be gone on from."""
 
+import json
 import resource
 import shutil
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_inputs_that_are_all_one_direction_are_solved_and_said(
 ) -> None:
     """Second moments of rank one: a few tokens, all of them alike."""
     text = tmp_path / "same.jsonl"
-    text.write_text("".join('{"text": "가", "lang": "%s"}\n' % tag for tag in ("en", "ko", "km") for _ in range(9)))
+    rows = [{"text": "가", "lang": tag} for tag in ("en", "ko", "km") for _ in range(9)]
+    text.write_text("".join(json.dumps(row) + "\n" for row in rows))
     made = quantize(config(tiny, text=str(text), tokens=24, damping=1e-9), tmp_path / "out")
     assert "nearly singular" in capsys.readouterr().err
     for name, value in tensors(made.path).items():
@@ -66,7 +68,7 @@ def test_an_input_that_is_always_zero_is_rounded(tiny: Path, tmp_path: Path) -> 
 
 
 def test_a_language_with_no_text_is_named(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(OnggiError, match="xh|Xhosa"):
+    with pytest.raises(OnggiError, match=r"xh|Xhosa"):
         quantize(config(tiny, languages=Languages("en,ko,xh")), tmp_path / "out")
 
 
@@ -75,7 +77,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_from_there(tiny_gemma: Path, tm
     whole = quantize(config(tiny_gemma, tokens=1500), tmp_path / "whole")
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     biggest = max(file.stat().st_size for file in whole.path.glob("model-0000[1-4]*"))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (biggest + 1024, limit[1]))  # layers fit, the embedding does not
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (biggest + 1024, limit[1])
+    )  # layers fit, the embedding does not
     try:
         with pytest.raises(OnggiError, match=r"model-00005-of-00005\.safetensors: could not be written"):
             quantize(config(tiny_gemma, tokens=1500, precision="bf16"), tmp_path / "full")
@@ -114,7 +118,9 @@ def test_text_in_batches_and_states_on_disk_change_nothing_but_the_last_bits(
 def test_a_run_in_batches_that_was_stopped_ends_in_the_same_bytes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "batches", lambda n, *_, **__: [slice(i, min(i + 2, n)) for i in range(0, n, 2)])
+    monkeypatch.setattr(
+        passes, "batches", lambda n, *_, **__: [slice(i, min(i + 2, n)) for i in range(0, n, 2)]
+    )
     whole = quantize(config(tiny), tmp_path / "whole")
 
     def stop(_job: ledger.Job) -> None:
@@ -140,7 +146,9 @@ def test_a_matrix_whose_error_stands_out_is_found() -> None:
     layers = [Layer(f"model.layers.{i}.mlp.up_proj", 128, 0.01) for i in range(6)]
     layers.append(Layer("model.layers.6.mlp.up_proj", 128, 0.4))
     layers.append(Layer("model.layers.6.mlp.down_proj", 128, 0.3))  # the only one of its kind
-    assert [(found.name, median) for found, median in outliers(layers)] == [("model.layers.6.mlp.up_proj", 0.01)]
+    assert [(found.name, median) for found, median in outliers(layers)] == [
+        ("model.layers.6.mlp.up_proj", 0.01)
+    ]
 
 
 def test_each_module_may_have_a_scheme_of_its_own(tiny: Path, tmp_path: Path) -> None:

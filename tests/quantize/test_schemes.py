@@ -61,8 +61,8 @@ def test_the_command_line_offers_the_schemes_there_are() -> None:
     hints = typing.get_type_hints(QuantizeConfig)
     assert typing.get_args(hints["scheme"]) == tuple(SCHEMES)
     module = importlib.import_module("onggi.stages.quantize")
-    assert module.ACTIVATIONS == tuple(name for name, scheme in SCHEMES.items() if scheme.activations)
-    assert module.LIBRARY == tuple(name for name, scheme in SCHEMES.items() if scheme.grid is None)
+    assert tuple(name for name, scheme in SCHEMES.items() if scheme.activations) == module.ACTIVATIONS
+    assert tuple(name for name, scheme in SCHEMES.items() if scheme.grid is None) == module.LIBRARY
     assert module.GPTQ_LAYOUT == gptq_layout.SCHEMES
     for name, scheme in SCHEMES.items():
         assert module._bits(name) == pytest.approx(scheme.bits_per_weight)
@@ -109,7 +109,9 @@ def test_bits_cost_what_they_say(fixture: str, request: pytest.FixtureRequest, t
         count = sum(w.numel() for w in compressed(made.path, SCHEMES[name].grid.bits).values())
         bits = sum(v.nbytes for k, v in stored.items() if "shape" not in k) * 8 / count
         assert SCHEMES[name].bits_per_weight == pytest.approx(bits, abs=0.15)
-        damage[name] = drift(original, logits(AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)))
+        damage[name] = drift(
+            original, logits(AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32))
+        )
     assert sorted(damage, key=damage.__getitem__, reverse=True) == list(damage)
 
 
@@ -123,7 +125,9 @@ def test_smoothing_moves_outliers_and_helps(
     found = {}
     for name in ("w8a8", "w8a8-smooth"):
         made = quantize(config(model, scheme=name, method="rtn"), tmp_path / name)
-        found[name] = drift(original, logits(AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)))
+        found[name] = drift(
+            original, logits(AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32))
+        )
     layers = json.loads((tmp_path / "w8a8-smooth" / "onggi.json").read_text())["layers"]
     moved = {layer["name"].split(".")[-1]: layer["migration"] for layer in layers}
     assert moved["q_proj"] and moved["gate_proj"] and moved["o_proj"] is None
@@ -138,7 +142,9 @@ def outliers(model: Path, out: Path, *, one_plus: bool) -> Path:
     shutil.copytree(model, out)
     stored = load_file(out / "model.safetensors")
     for name, value in stored.items():
-        if name.endswith(("input_layernorm.weight", "post_attention_layernorm.weight", "feedforward_layernorm.weight")):
+        if name.endswith(
+            ("input_layernorm.weight", "post_attention_layernorm.weight", "feedforward_layernorm.weight")
+        ):
             if one_plus and "pre_feedforward" not in name and "input" not in name:
                 continue  # Gemma's norms behind attention and MLP
             value[3::40] = 50.0
@@ -232,11 +238,11 @@ def test_what_serves_it_is_said_and_in_the_card(
 
 
 def test_plan_knows_the_schemes(tiny: Path) -> None:
-    disk = {n: stage_plan(config(tiny, scheme=n, method="rtn")).disk for n in ("w2a16-g32", "w4a16-g128", "w8a8")}
+    disk = {
+        n: stage_plan(config(tiny, scheme=n, method="rtn")).disk for n in ("w2a16-g32", "w4a16-g128", "w8a8")
+    }
     assert disk["w2a16-g32"] < disk["w4a16-g128"] < disk["w8a8"]
 
 
 def stage_plan(options: QuantizeConfig):
     return importlib.import_module("onggi.stages.quantize").plan(options)
-
-

@@ -128,11 +128,12 @@ class Pass:
                 module._buffers[name] = buffer.to(self.device)
         self._fill_others()
         self._embed()
-        for self.index in range(done, len(self.decoder.layers)):
+        for index in range(done, len(self.decoder.layers)):
+            self.index = index
             work = _LayerWork(self)
             work.quantize()
-            self.keep(self.index, work.tensors(), work.records)
-            self.states.forget(self.index - 1)
+            self.keep(index, work.tensors(), work.records)
+            self.states.forget(index - 1)
             drop(work.layer)
         self._report()
 
@@ -281,7 +282,9 @@ class _LayerWork:
         names, source = self.owner.names, self.owner.source
         changed = {names.one[self.place + name]: value for name, value in self.changed.items()}
         kept = left_as_is(source, names, self.place, self.chosen)
-        return {name: pending(changed[name]) if name in changed else kept[name] for name in kept} | self.stored
+        return {
+            name: pending(changed[name]) if name in changed else kept[name] for name in kept
+        } | self.stored
 
     def quantize(self) -> None:
         """Solve every matrix of the layer and pass the text on through what became of it."""
@@ -311,7 +314,9 @@ class _LayerWork:
             if not tap.solved:  # never reached
                 self._solve(tap)
 
-    def _groups(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Shared]:
+    def _groups(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[Shared]:
         """The modules that share an input; each alone where the layer cannot be traced."""
         replaced, self.layer.forward = self.layer.forward, forward
         try:
@@ -325,9 +330,7 @@ class _LayerWork:
         alone = [name for name in self.owner.decoder.linears(self.index) if name not in known]
         return found + [Shared([name], None) for name in alone]
 
-    def _in_turn(
-        self, taps: list[Tap], mixtures: Mapping[str, Mapping[str, list[Tap]]]
-    ) -> list[list[Tap]]:
+    def _in_turn(self, taps: list[Tap], mixtures: Mapping[str, Mapping[str, list[Tap]]]) -> list[list[Tap]]:
         """Taps in the order in which the text comes by them, with as many experts at a time as fit."""
         turns = [[tap] for tap in taps]
         for leaves in mixtures.values():

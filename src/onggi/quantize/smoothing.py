@@ -82,9 +82,7 @@ def smooth(work: _LayerWork, groups: Sequence[Shared]) -> None:
             _move(work, absorber, matrices, found[1])
 
 
-def _samples(
-    work: _LayerWork, wanted: dict[str, tuple[Shared, list[Matrix]]]
-) -> dict[str, list[Tensor]]:
+def _samples(work: _LayerWork, wanted: dict[str, tuple[Shared, list[Matrix]]]) -> dict[str, list[Tensor]]:
     """Inputs of each group, for each language (tokens, columns) fp32, as the layer gives them now."""
     from .passes import Tap
 

@@ -83,7 +83,6 @@ def solve(
     error feedback ends worse than rounding in its own objective, or without `feedback`, it is
     rounding, with the clips that the moments' diagonal asks for.
     """
-    columns = weight.shape[1]
     weight = weight.float()
     diagonal = moments.diagonal()
     if not bool(torch.isfinite(diagonal).all()):
@@ -133,9 +132,7 @@ def _fed_back(
         factors = upper[start:stop, start:stop]
         scales_here = scales[group[start:stop]]  # (block, rows)
         zeros_here = [None] * len(block) if zeros is None else zeros[group[start:stop]]
-        columns_here = zip(
-            block, scales_here, zeros_here, levels[start:stop], errors, factors, strict=True
-        )
+        columns_here = zip(block, scales_here, zeros_here, levels[start:stop], errors, factors, strict=True)
         pivots = factors.diagonal().tolist()
         for j, (column, scale, zero, level, error, row) in enumerate(columns_here):
             torch.div(column, scale, out=level)

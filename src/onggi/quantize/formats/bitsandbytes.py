@@ -37,7 +37,7 @@ def store(name: str, scheme: Scheme, weight: Tensor) -> dict[str, Pending]:
         packed, state = library.functional.quantize_4bit(
             weight.contiguous(), blocksize=64, quant_type="nf4", compress_statistics=False
         )
-        facts = {key: value for key, value in state.as_dict(packed=True).items()}
+        facts = state.as_dict(packed=True)
         return {f"{name}.weight": pending(packed)} | {
             f"{name}.weight.{key}": pending(value) for key, value in facts.items()
         }
