@@ -61,7 +61,7 @@ def config(model: Path, **options) -> QuantizeConfig:
         **{
             "model": str(model),
             "text": "starter",
-            "languages": Languages("en,ko,ar"),
+            "languages": Languages("en,ko,km"),
             "tokens": 400,
             **options,
         }

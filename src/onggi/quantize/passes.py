@@ -237,6 +237,8 @@ class _LayerWork:
         self.chosen = chosen(owner.decoder, owner.names, owner.choose, self.index)
         self.on_input: Callable[[Tap, Tensor, Tensor], None] = lambda *_: None
         self._last: tuple[Tensor, dict[str | None, Tensor]] | None = None
+        # Before its weights are there: the trace needs none.
+        self.groups: list[Shared] = owner.drive(0, self._groups, short=8)
         self._read()
 
     def _read(self) -> None:
@@ -289,7 +291,7 @@ class _LayerWork:
     def quantize(self) -> None:
         """Solve every matrix of the layer and pass the text on through what became of it."""
         owner = self.owner
-        groups = owner.drive(0, self._groups, short=8)
+        groups = self.groups
         taps = [
             Tap([self.linears[name] for name in shared.names if name in self.linears]) for shared in groups
         ]

@@ -66,11 +66,15 @@ def quantization_config(
         if target not in targets:
             targets.append(target)
     layouts = {layout(schemes[name]) for name, _ in used}
+    zeros = any(not getattr(schemes[name].grid, "symmetric", True) for name, _ in used)
     return {
         "quant_method": "compressed-tensors",
         "format": next(iter(layouts)) if len(layouts) == 1 else "mixed-precision",
         "quantization_status": "compressed",
         "global_compression_ratio": None,
+        # transformers 5.24 has no place for packed zero points but where it unpacks while it loads. (It would
+        # forget activations so, but no scheme with zero points has any.)
+        **({"dequantize": True} if zeros else {}),
         "kv_cache_scheme": None,
         "ignore": list(ignore),
         "config_groups": {
