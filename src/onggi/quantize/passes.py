@@ -111,6 +111,7 @@ class Pass:
             default=1,
         )
         self.batches = batches(*calibration.ids.shape, widest, **({"room": room} if room else {}))
+        self.picked = self._pick()
         self.singular: dict[str, float] = {}  # first matrix of a group → the damping it took
         self.unsmoothed: list[str] = []  # groups whose outliers could not be moved
         self.unreached: list[str] = []
@@ -208,18 +209,25 @@ class Pass:
             )
 
     def seen(self, batch: int) -> list[Tensor]:
-        """For each language positions (n,) of this batch's flattened tokens that a search may look at."""
+        """For each language positions (n,) of this batch's flattened tokens that a search looks at: the
+        same tokens however the text is cut into batches.
+        """
         rows = self.batches[batch]
-        weights, owner = self.weights[rows], self.calibration.owner[rows].to(self.device)
-        count = len(self.calibration.names)
-        most = max(1, min(_SEEN, _SEEN_ALL // count) // len(self.batches))
-        found = []
-        for language in range(count):
-            here = (owner.unsqueeze(1) == language) & (weights > 0)
+        return [mask[rows].reshape(-1).nonzero().squeeze(1) for mask in self.picked]
+
+    def _pick(self) -> list[Tensor]:
+        """For each language which tokens (sequences, length) a search looks at, evenly spaced in its text."""
+        owner = self.calibration.owner.to(self.device)
+        most = max(1, min(_SEEN, _SEEN_ALL // len(self.calibration.names)))
+        masks = []
+        for language in range(len(self.calibration.names)):
+            here = (owner.unsqueeze(1) == language) & (self.weights > 0)
             here[:, 0] = False
             positions = here.reshape(-1).nonzero().squeeze(1)
-            found.append(positions[:: max(1, -(-len(positions) // most))])
-        return found
+            mask = torch.zeros_like(here).reshape(-1)
+            mask[positions[:: max(1, -(-len(positions) // most))]] = True
+            masks.append(mask.reshape(here.shape))
+        return masks
 
 
 class _LayerWork:
