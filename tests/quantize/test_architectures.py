@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from layouts import compressed, tensors
 from transformers import AutoModelForCausalLM
 
+from layouts import compressed, tensors
 from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.quantize import passes

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import tensors
 from safetensors.torch import load_file, save_file
 
+from layouts import tensors
 from onggi import ledger
 from onggi.errors import OnggiError
 from onggi.languages import Languages
@@ -155,9 +155,9 @@ def test_a_matrix_whose_error_stands_out_is_found() -> None:
 
 def test_each_module_may_have_a_scheme_of_its_own(tiny: Path, tmp_path: Path) -> None:
     """The seam for bits that differ between modules: a function from name to scheme, None to leave it."""
-    from layouts import compressed
     from transformers import AutoModelForCausalLM
 
+    from layouts import compressed
     from onggi.models.checkpoint import Checkpoint
     from onggi.models.decoder import skeleton
     from onggi.progress import progress

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import compressed, gptq, rounded_activations, tensors
 from transformers import AutoModelForCausalLM
 
+from layouts import compressed, gptq, rounded_activations, tensors
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
 from onggi.languages import Languages
