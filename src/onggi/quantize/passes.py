@@ -110,7 +110,8 @@ class Pass:
             + [int(p.shape[-1]) for p in decoder.layers[0].parameters() if p.dim() == 3],
             default=1,
         )
-        self.batches = batches(*calibration.ids.shape, widest, **({"room": room} if room else {}))
+        sequences, length = calibration.ids.shape
+        self.batches = batches(sequences, length, widest, **({"room": room} if room else {}))
         self.picked = self._pick()
         self.singular: dict[str, float] = {}  # first matrix of a group → the damping it took
         self.unsmoothed: list[str] = []  # groups whose outliers could not be moved
@@ -263,13 +264,13 @@ class _LayerWork:
             matrix = self._matrix(source, tensors[f"{name}.weight"], module.weight.data)
             if matrix:
                 self.linears[name] = matrix
-        for name, module in owner.decoder.experts(self.index).items():
+        for name, mixture in owner.decoder.experts(self.index).items():
             self.experts[name] = {"gate_up_proj": [], "down_proj": []}
             for leaf, found in self.experts[name].items():
                 sources = owner.names.fused.get(f"{self.place}{name}.{leaf}")
                 if sources is None:
                     continue
-                computing: Tensor = getattr(module, leaf).data
+                computing: Tensor = getattr(mixture, leaf).data
                 for expert in range(len(computing)):
                     size = computing.shape[1] // len(sources)
                     cuts = [slice(i * size, (i + 1) * size) for i in range(len(sources))]
@@ -313,11 +314,11 @@ class _LayerWork:
             self.on_input = self._solve_at_once
             self._pass_on(first, mixtures)
         else:
-            for tap in self._in_turn(taps, mixtures):
-                self._gather(tap, first, mixtures)
-                for one in tap:
-                    if one.tokens:
-                        self._solve(one)
+            for turn in self._in_turn(taps, mixtures):
+                self._gather(turn, first, mixtures)
+                for tap in turn:
+                    if tap.tokens:
+                        self._solve(tap)
             self.on_input = lambda *_: None
             self._pass_on(first, mixtures)
         for tap in [*taps, *(t for leaves in mixtures.values() for found in leaves.values() for t in found)]:

@@ -40,7 +40,7 @@ def uniform(scheme: Scheme, decoder: Decoder) -> Scheme:
     widths = {
         module.in_features for i in range(len(decoder.layers)) for module in decoder.linears(i).values()
     }
-    widths.add(int(decoder.embedding.weight.shape[1]))  # type: ignore[union-attr, arg-type]
+    widths.add(decoder.embedding.get_parameter("weight").shape[1])
     for width in sorted(widths):
         scheme = scheme.for_columns(width)
     return scheme
