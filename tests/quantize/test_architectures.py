@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from layouts import compressed, tensors
@@ -100,25 +101,23 @@ def test_goes_through_whole(kind: str, tiny: Path, tmp_path: Path) -> None:
     assert float((p.exp() * (p - q)).sum(-1).mean()) < 0.5
 
 
-@pytest.mark.parametrize("kind", MIXTURES)
+@pytest.mark.parametrize(("kind", "scheme", "bits"), [("Qwen3Moe", "w4a16-g128", 4), ("Mixtral", "w8a16", 8)])
 def test_a_mixture_of_experts_is_quantised_expert_by_expert(
-    kind: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: str, scheme: str, bits: int, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = made_model(kind, MIXTURES[kind], tiny, tmp_path / "model")
-    made = quantize(config(folder), tmp_path / "w4")
+    made = quantize(config(folder, scheme=scheme), tmp_path / "made")
     assert "a router" in capsys.readouterr().err
-    weights = compressed(made.path, 4)
+    weights = compressed(made.path, bits)
     experts = [name for name in weights if ".experts." in name]
     count = MIXTURES[kind].get("num_experts") or MIXTURES[kind]["num_local_experts"]
     assert len(experts) == 2 * count * 3
     # The same weights, unpacked, in the original's place.
     plain = tmp_path / "plain"
     shutil.copytree(folder, plain)
-    from safetensors.torch import load_file, save_file
-
     # transformers unpacks experts in their scales' own type.
     weights = {k: v.bfloat16().float() if ".experts." in k else v for k, v in weights.items()}
-    stored = load_file(plain / "model.safetensors")
+    stored = tensors(plain)
     assert set(weights) <= set(stored)
     save_file(
         {k: weights.get(k, v.float()).contiguous() for k, v in stored.items()},
@@ -151,6 +150,25 @@ def test_experts_in_batches_see_the_same_tokens(
     assert set(first) == set(second)
     for name, (tokens, error) in first.items():
         assert second[name][0] == tokens and second[name][1] == pytest.approx(error, rel=0.05), name
+
+
+def test_experts_that_a_checkpoint_holds_in_one_piece_stay_and_are_named(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made_model("Qwen3Moe", MIXTURES["Qwen3Moe"], tiny, tmp_path / "model")
+    stored = tensors(folder)
+    for place in ("model.layers.0.mlp.experts", "model.layers.1.mlp.experts"):
+        parts = {
+            leaf: torch.stack([stored.pop(f"{place}.{i}.{leaf}.weight") for i in range(8)])
+            for leaf in ("gate_proj", "up_proj", "down_proj")
+        }
+        stored[f"{place}.gate_up_proj"] = torch.cat([parts["gate_proj"], parts["up_proj"]], dim=1)
+        stored[f"{place}.down_proj"] = parts["down_proj"]
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    made = quantize(config(folder), tmp_path / "w4")
+    assert "mlp.experts.gate_up_proj stays as it is in 2 layers" in capsys.readouterr().err
+    assert not [name for name in compressed(made.path, 4) if "experts" in name]
+    assert bool(torch.isfinite(logits(made.path)).all())
 
 
 def test_experts_that_no_token_reached_are_rounded_and_said(

@@ -265,11 +265,15 @@ class _LayerWork:
             if matrix:
                 self.linears[name] = matrix
         for name, mixture in owner.decoder.experts(self.index).items():
-            self.experts[name] = {"gate_up_proj": [], "down_proj": []}
-            for leaf, found in self.experts[name].items():
-                sources = owner.names.fused.get(f"{self.place}{name}.{leaf}")
-                if sources is None:
-                    continue
+            parts_of = {
+                leaf: owner.names.fused.get(f"{self.place}{name}.{leaf}", [])
+                for leaf in ("gate_up_proj", "down_proj")
+            }
+            if not all(parts_of.values()):  # the checkpoint has no matrix for each expert
+                continue
+            self.experts[name] = {leaf: [] for leaf in parts_of}
+            for leaf, sources in parts_of.items():
+                found = self.experts[name][leaf]
                 computing: Tensor = getattr(mixture, leaf).data
                 for expert in range(len(computing)):
                     size = computing.shape[1] // len(sources)
@@ -343,9 +347,10 @@ class _LayerWork:
 
     def _in_turn(self, taps: list[Tap], mixtures: Mapping[str, Mapping[str, list[Tap]]]) -> list[list[Tap]]:
         """Taps in the order in which the text comes by them, with as many experts at a time as fit."""
-        turns = [[tap] for tap in taps]
+        turns = [[tap] for tap in taps if tap.matrices]
         for leaves in mixtures.values():
-            width = max(tap.matrices[0].original.shape[1] for found in leaves.values() for tap in found)
+            matrices = [m for found in leaves.values() for tap in found for m in tap.matrices]
+            width = max((matrix.original.shape[1] for matrix in matrices), default=1)
             at_once = max(1, _EXPERTS // width**2)
             for found in leaves.values():
                 turns += [found[i : i + at_once] for i in range(0, len(found), at_once)]

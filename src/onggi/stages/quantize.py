@@ -210,7 +210,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             store_weight=bitsandbytes.store,
         )
         embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
-    _say_what_is_odd(wanted, layers, decoder)
+    _say_what_is_odd(wanted, layers, decoder, source)
 
     names = []
     if config.format == "gptq":
@@ -278,16 +278,24 @@ def _check_shapes(model: str, source: Any, decoder: Any) -> None:
             )
 
 
-def _say_what_is_odd(wanted: int | None, layers: list[Any], decoder: Any) -> None:
+def _say_what_is_odd(wanted: int | None, layers: list[Any], decoder: Any, source: Any) -> None:
     """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
+    from ..models.names import Names
     from ..quantize import records
 
     smaller = sorted({layer.group or 0 for layer in layers if layer.group not in (wanted, None)})
     if smaller:
         say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {smaller}.")
     left: dict[tuple[str, str], int] = {}
+    fused = Names(decoder.model, source.entries).fused
     for index in range(len(decoder.layers)):
-        for name, why in decoder.left(index).items():
+        whole = {
+            f"{name}.{leaf}": "the checkpoint holds its experts in one piece"
+            for name in decoder.experts(index)
+            for leaf in ("gate_up_proj", "down_proj")
+            if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
+        }
+        for name, why in (decoder.left(index) | whole).items():
             left[name, why] = left.get((name, why), 0) + 1
     for (name, why), count in left.items():
         say(f"{name} stays as it is in {count} layers ({why}).")
