@@ -59,29 +59,6 @@ def decoded(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-@pytest.mark.parametrize("fixture", ["tiny", "tiny_gemma"])
-@pytest.mark.parametrize("scheme", ["w4a16-g128", "w4a16-g32", "w4a16"])
-def test_loads_plainly_and_computes_with_the_quantised_weights(
-    fixture: str, scheme: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    model = request.getfixturevalue(fixture)
-    made = quantize(config(model, scheme=scheme), tmp_path / "w4")
-    weights = decoded(made.path)
-    source = Checkpoint(model)
-    assert len(weights) == 7 * source.config["num_hidden_layers"]
-    expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-    with torch.no_grad():
-        for name, weight in weights.items():
-            parameter = expected.get_parameter(name)
-            relative = float((weight - parameter).norm() / parameter.norm())
-            assert 0.01 < relative < 0.35
-            parameter.copy_(weight)
-    loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
-    ids = torch.arange(2, 90).reshape(2, 44)
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, expected(ids).logits, rtol=0, atol=1e-3)
-
-
 OTHERS = {
     "GPTNeo": {  # layers return tuples and hold masks of their own; names unlike Llama's
         "hidden_size": 128,
