@@ -68,6 +68,8 @@ def smooth(work: _LayerWork, groups: Sequence[Shared]) -> None:
         if matrices and (awq or (matrices[0].scheme.smooth and shared.producer)):
             wanted[shared.names[0]] = shared, matrices
     if not wanted:
+        smoothed = [name for name, matrix in work.linears.items() if matrix.scheme.smooth]
+        work.owner.unsmoothed += [work.linears[name].name for name in smoothed[:1]]
         return
     samples = _samples(work, wanted)
     for first, (shared, matrices) in wanted.items():
