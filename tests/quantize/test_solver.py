@@ -41,8 +41,8 @@ def brute_force(seed: int) -> tuple[float, float, float]:
     codes = torch.tensor(list(itertools.product(range(-8, 8), repeat=4)), dtype=torch.int8)
     found = plain = best = 0.0
     for row in range(3):
-        scale = solution.scales[row : row + 1]
-        values = codes.float() * scale.float()
+        scale = solution.steps.rows(slice(row, row + 1))
+        values = codes.float() * scale.scale.float()
         difference = (weight[row] - values).double()
         best += float(((difference @ moments.double()) * difference).sum(1).min())
         mine = grid.decode(solution.codes[row : row + 1], scale)
@@ -59,8 +59,8 @@ def test_never_worse_than_rounding_in_its_own_objective(group: int | None, seed:
     weight, moments = problem(40, 256, seed)
     grid = IntegerGrid(4, group)
     solution = solver.solve(weight, moments, grid)
-    decoded = grid.decode(solution.codes, solution.scales)
-    rounded = grid.decode(grid.round(weight, solution.scales), solution.scales)
+    decoded = grid.decode(solution.codes, solution.steps)
+    rounded = grid.decode(grid.round(weight, solution.steps), solution.steps)
     mine, plain = objective(weight, decoded, moments), objective(weight, rounded, moments)
     assert mine < 0.8 * plain
     energy = objective(weight, torch.zeros_like(weight), moments)
@@ -71,7 +71,7 @@ def test_never_worse_than_rounding_in_its_own_objective(group: int | None, seed:
 def test_independent_inputs_leave_nothing_to_feed_back() -> None:
     weight, _ = problem(8, 128, 0)
     solution = solver.solve(weight, torch.diag(torch.linspace(1, 2, 128)), IntegerGrid())
-    assert torch.equal(solution.codes, IntegerGrid().round(weight, solution.scales))
+    assert torch.equal(solution.codes, IntegerGrid().round(weight, solution.steps))
 
 
 def test_stacked_rows_are_solved_as_if_alone() -> None:
@@ -97,15 +97,15 @@ def test_dead_inputs_are_rounded_to_nearest() -> None:
     moments[dead] = 0
     moments[:, dead] = 0
     solution = solver.solve(weight, moments, IntegerGrid())
-    rounded = IntegerGrid().round(weight, solution.scales)
+    rounded = IntegerGrid().round(weight, solution.steps)
     assert torch.equal(solution.codes[:, dead], rounded[:, dead])
-    assert bool(torch.isfinite(solution.scales).all())
+    assert bool(torch.isfinite(solution.steps.scale).all())
 
 
 def test_no_input_at_all_is_rounding() -> None:
     weight, _ = problem(4, 128, 4)
     solution = solver.solve(weight, torch.zeros(128, 128), IntegerGrid())
-    assert torch.equal(solution.codes, IntegerGrid().round(weight, solution.scales))
+    assert torch.equal(solution.codes, IntegerGrid().round(weight, solution.steps))
 
 
 def test_singular_moments_are_solved_and_nan_refused() -> None:

@@ -58,6 +58,27 @@ class Decoder:
             if isinstance(module, nn.Linear)
         }
 
+    def experts(self, index: int) -> dict[str, nn.Module]:
+        """The modules of one layer that hold fused experts, by their name within it."""
+        return {name: module for name, module in self.layers[index].named_modules() if fused_experts(module)}
+
+    def left(self, index: int) -> dict[str, str]:
+        """Parameters of one layer that are matrices and stay as they are → why; by their name within it."""
+        known = {f"{name}.weight" for name in self.linears(index)}
+        known |= {f"{name}.{leaf}" for name in self.experts(index) for leaf in ("gate_up_proj", "down_proj")}
+        found = {}
+        for name, parameter in self.layers[index].named_parameters():
+            if name in known or parameter.dim() < 2:
+                continue
+            owner = self.layers[index].get_submodule(name.rpartition(".")[0])
+            routes = parameter.dim() == 2 and any("expert" in key for key in vars(owner))
+            found[name] = (
+                "a router: few weights, and every choice of experts hangs on them"
+                if routes
+                else f"{type(owner).__name__} is no linear module"
+            )
+        return found
+
 
 def skeleton(folder: Path, dtype: torch.dtype) -> Decoder:
     """The decoder of a model folder, without weights; its layers compute in `dtype`.
@@ -115,15 +136,28 @@ def drop(module: nn.Module) -> None:
         setattr(module.get_submodule(owner), leaf, empty)
 
 
-def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[list[str]]:
-    """Names of the layer's linear modules, grouped by the input they share, in order of use.
+@dataclass(frozen=True)
+class Shared:
+    """Linear modules of a layer that share one input, in order of use. producer: the module whose output
+    that input is as it stands (a norm), None where it is computed from several.
+    """
+
+    names: list[str]
+    producer: str | None
+
+
+def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Shared]:
+    """The layer's linear modules, grouped by the input they share, in order of use.
 
     The layer is run once on the meta device: nothing is computed. Query, key and value share one
-    input, gate and up another; their second moments are the same and they are solved together.
+    input, gate and up another; their second moments are the same and they are solved together. Fused
+    experts, whose way depends on values, are passed by. Raises OnggiError where the layer cannot be
+    run so.
     """
     seen: list[tuple[Tensor, list[str]]] = []
+    made: list[tuple[Tensor, str]] = []
 
-    def record(name: str) -> Any:
+    def enter(name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
             for tensor, names in seen:
                 if tensor is inputs[0]:
@@ -133,11 +167,22 @@ def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
         return hook
 
-    handles = [
-        module.register_forward_pre_hook(record(name))
-        for name, module in layer.named_modules()
-        if isinstance(module, nn.Linear)
-    ]
+    def leave(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                made.append((output, name))
+
+        return hook
+
+    handles, replaced = [], []
+    for name, module in layer.named_modules():
+        if isinstance(module, nn.Linear):
+            handles.append(module.register_forward_pre_hook(enter(name)))
+        elif not any(module.children()) and any(True for _ in module.parameters(recurse=False)):
+            handles.append(module.register_forward_hook(leave(name)))
+        if fused_experts(module):
+            replaced.append((module, module.forward))
+            module.forward = lambda hidden, *_args, **_kwargs: torch.empty_like(hidden)
 
     def to_meta(value: Any) -> Any:
         return value.to("meta") if isinstance(value, Tensor) else value
@@ -151,4 +196,24 @@ def sharing(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     finally:
         for handle in handles:
             handle.remove()
-    return [names for _, names in seen]
+        for module, forward in replaced:
+            module.forward = forward
+    return [
+        Shared(names, next((name for output, name in made if output is tensor), None))
+        for tensor, names in seen
+    ]
+
+
+def fused_experts(module: nn.Module) -> bool:
+    """Whether `module` holds the experts of a mixture as transformers 5 fuses them: `gate_up_proj`
+    (experts, 2·inner, hidden) and `down_proj` (experts, hidden, inner), gate before up, without biases.
+    """
+    own = dict(module.named_parameters(recurse=False))
+    return (
+        set(own) == {"gate_up_proj", "down_proj"}
+        and all(parameter.dim() == 3 for parameter in own.values())
+        and own["gate_up_proj"].shape[1] == 2 * own["down_proj"].shape[2]
+        and getattr(module, "has_gate", False)
+        and getattr(module, "is_concatenated", False)
+        and not any(getattr(module, name, False) for name in ("is_transposed", "has_post_expert_norm"))
+    )

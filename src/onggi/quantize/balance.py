@@ -25,12 +25,16 @@ _START = 8.0
 class Calibration:
     """ids: (sequences, length) int64, padded on the right with the start token. weights: the same
     shape, fp32, each token's share in the second moments: 0 for padding, `_START` for start tokens,
-    an average of 1 over the others. counts: tokens of each language, start tokens included.
+    an average of 1 over the others. counts: tokens of each language, start tokens included. names: the
+    languages, and owner (sequences,) int64 which of them each sequence is in; one name, `pooled`, where
+    sequences mix them.
     """
 
     ids: Tensor
     weights: Tensor
     counts: dict[str, int]
+    names: tuple[str, ...]
+    owner: Tensor
     short: dict[str, int] = field(default_factory=dict)  # language → tokens asked for but not there
 
 
@@ -53,8 +57,10 @@ def draw(
         passages, encode, prefix, tokens, balanced=balanced, share=share, seed=seed, length=length
     )
     rows: list[tuple[list[int], float]] = []
-    for run in drawn.runs.values():
+    owner: list[int] = []
+    for number, run in enumerate(drawn.runs.values()):
         content = sum(len(row) - 1 for row in run)
+        owner += [number] * len(run)
         rows += [(row, 1.0 / content) for row in run]  # λ_l / n_l per token, λ equal; scaled below
     width = max(len(row) for row, _ in rows)
     ids = torch.full((len(rows), width), prefix, dtype=torch.int64)
@@ -64,4 +70,4 @@ def draw(
         weights[i, 1 : len(row)] = weight
     weights /= weights[weights > 0].mean()
     weights[:, 0] = _START
-    return Calibration(ids, weights, drawn.counts, drawn.short)
+    return Calibration(ids, weights, drawn.counts, tuple(drawn.runs), torch.tensor(owner), drawn.short)

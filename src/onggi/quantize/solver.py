@@ -13,38 +13,42 @@ the file needs no permutation.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..errors import OnggiError
-from ..grids import IntegerGrid
+from ..grids import Grid, Steps
 
 # Columns whose corrections are gathered before they are applied to the rest in one product.
 _BLOCK = 128
+# As a share of the mean of the diagonal: beyond it nothing of the second moments is left.
+_MOST_DAMPING = 100.0
+_NOT_FINITE = "the calibration activations hold NaN or infinite values"
 # Rows on which the outcome is set against rounding: all of a small matrix, evenly spaced ones of a large.
 _SAMPLE = 256
 
 
 @dataclass(frozen=True)
 class Solution:
-    """codes: (rows, columns) int8. scales: (rows, groups). error: relative output error on H,
-    Σ (w − ŵ)ᵀH(w − ŵ) / Σ wᵀHw, of this solution; rounding_error: the same of plain rounding. Both
-    over at most a few hundred rows, which tell as much as all of them. damping: the one used.
+    """codes: (rows, columns), as the grid stores them. steps: their scales. error: relative output error
+    on H, Σ (w − ŵ)ᵀH(w − ŵ) / Σ wᵀHw, of this solution; rounding_error: the same of plain rounding.
+    Both over at most a few hundred rows, which tell as much as all of them. damping: the one used.
     """
 
     codes: Tensor
-    scales: Tensor
+    steps: Steps
     error: float
     rounding_error: float
     damping: float
 
 
-def round_to_nearest(weight: Tensor, grid: IntegerGrid) -> tuple[Tensor, Tensor]:
-    """Codes and scales of `weight` (rows, columns) by rounding alone, the clip searched on the weights."""
-    scales = grid.fit(weight)
-    return grid.round(weight, scales), scales
+def round_to_nearest(weight: Tensor, grid: Grid) -> tuple[Tensor, Steps]:
+    """Codes and steps of `weight` (rows, columns) by rounding alone, the clip searched on the weights."""
+    steps = grid.fit(weight)
+    return grid.round(weight, steps), steps
 
 
 def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
@@ -55,11 +59,11 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     tenfold until it is. Raises OnggiError for moments that are not finite.
     """
     if not bool(torch.isfinite(moments).all()):
-        raise OnggiError("the calibration activations hold NaN or infinite values")
+        raise OnggiError(_NOT_FINITE)
     size = len(moments)
     mean = moments.diagonal().mean().clamp_min(1e-30)
     reverse = moments.flip(0, 1)
-    for _ in range(5):
+    while damping <= _MOST_DAMPING:
         damped = reverse.clone()
         damped.diagonal().add_(damping * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -68,61 +72,83 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
             inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
             return inverse.flip(0, 1).contiguous(), damping
         damping *= 10
-    raise OnggiError("the second moments are singular however much they are damped")
+    raise OnggiError(
+        "the second moments are singular however much they are damped; give more --tokens or a larger --damping"
+    )
 
 
-def solve(weight: Tensor, moments: Tensor, grid: IntegerGrid, *, damping: float = 0.01) -> Solution:
+def solve(
+    weight: Tensor, moments: Tensor, grid: Grid, *, damping: float = 0.01, feedback: bool = True
+) -> Solution:
     """Quantise `weight` (rows, columns) for inputs with second `moments` (columns, columns).
 
     Rows that share their inputs (query, key and value; gate and up) may be stacked. Inputs that
     calibration never saw (a zero on the diagonal) are rounded to nearest and take no part. Where
-    error feedback ends worse than rounding in its own objective, rounding is returned.
+    error feedback ends worse than rounding in its own objective, or without `feedback`, it is
+    rounding, with the clips that the moments' diagonal asks for.
     """
-    columns = weight.shape[1]
     weight = weight.float()
     diagonal = moments.diagonal()
+    if not bool(torch.isfinite(diagonal).all()):
+        raise OnggiError(_NOT_FINITE)
     dead = diagonal <= 0
-    scales = grid.fit(weight, diagonal.clamp_min(1e-12 * float(diagonal.max()) + 1e-30))
-    rounded = grid.round(weight, scales)
     if bool(dead.all()):
-        return Solution(rounded, scales, 0.0, 0.0, damping)
-    order = torch.argsort(diagonal, descending=True, stable=True)
+        codes, steps = round_to_nearest(weight, grid)
+        return Solution(codes, steps, 0.0, 0.0, damping)
+    steps = grid.fit(weight, diagonal.clamp_min(1e-12 * float(diagonal.max()) + 1e-30))
+    rounded = grid.round(weight, steps)
+    result = rounded
+    if feedback:
+        result, damping = _fed_back(weight, moments, grid, steps, damping)
+        if bool(dead.any()):  # as bytes: not every operation knows eight-bit floats
+            result.view(torch.uint8)[:, dead] = rounded.view(torch.uint8)[:, dead]
+    sample = slice(None, None, -(-len(weight) // _SAMPLE))
+    of_sample = steps.rows(sample)
+    error, plain = _relative_errors(
+        weight[sample],
+        [grid.decode(found[sample], of_sample) for found in (result, rounded)],
+        moments,
+    )
+    if not math.isfinite(plain):
+        raise OnggiError("its output error on the calibration text is not finite")
+    if not error <= plain:
+        return Solution(rounded, steps, plain, plain, damping)
+    return Solution(result, steps, error, plain, damping)
+
+
+def _fed_back(
+    weight: Tensor, moments: Tensor, grid: Grid, steps: Steps, damping: float
+) -> tuple[Tensor, float]:
+    """Codes of `weight` by error feedback, and the damping that it took."""
+    columns = weight.shape[1]
+    order = torch.argsort(moments.diagonal(), descending=True, stable=True)
     ordered = moments[order][:, order]
     upper, damping = factor(ordered, damping)
     # Columns as rows: one column of the matrix is then contiguous.
     work = weight.T[order].contiguous()  # (columns, rows)
     group = order // grid.width(columns)
-    steps = scales.float().T.contiguous()  # (groups, rows)
-    codes = torch.empty_like(work)
+    scales = steps.scale.float().T.contiguous()  # (groups, rows)
+    zeros = None if steps.zero is None else steps.zero.float().T.contiguous()
+    levels = torch.empty_like(work)
     for start in range(0, columns, _BLOCK):
         stop = min(start + _BLOCK, columns)
         block, errors = work[start:stop], torch.empty_like(work[start:stop])
         factors = upper[start:stop, start:stop]
-        steps_here = steps[group[start:stop]]  # (block, rows)
-        columns_here = zip(block, steps_here, codes[start:stop], errors, factors, strict=True)
+        scales_here = scales[group[start:stop]]  # (block, rows)
+        zeros_here = [None] * len(block) if zeros is None else zeros[group[start:stop]]
+        columns_here = zip(block, scales_here, zeros_here, levels[start:stop], errors, factors, strict=True)
         pivots = factors.diagonal().tolist()
-        for j, (column, step, code, error, row) in enumerate(columns_here):
-            torch.div(column, step, out=code)
-            code.round_().clamp_(grid.low, grid.high)
-            torch.addcmul(column, code, step, value=-1, out=error)
+        for j, (column, scale, zero, level, error, row) in enumerate(columns_here):
+            torch.div(column, scale, out=level)
+            grid.snap_(level, zero)
+            torch.addcmul(column, level, scale, value=-1, out=error)
             error.div_(pivots[j])
             block[j + 1 :].addr_(row[j + 1 :], error, alpha=-1)
         if stop < columns:
             work[stop:].addmm_(upper[start:stop, stop:].T, errors, alpha=-1)
-    fed = torch.empty_like(codes)
-    fed[order] = codes
-    result = fed.T.to(torch.int8).contiguous()
-    result[:, dead] = rounded[:, dead]
-    sample = slice(None, None, -(-len(weight) // _SAMPLE))
-    originals = weight[sample]
-    error, plain = _relative_errors(
-        originals,
-        [grid.decode(found[sample], scales[sample]) for found in (result, rounded)],
-        moments,
-    )
-    if not error <= plain:
-        return Solution(rounded, scales, plain, plain, damping)
-    return Solution(result, scales, error, plain, damping)
+    fed = torch.empty_like(levels)
+    fed[order] = levels
+    return grid.codes(fed.T, steps).contiguous(), damping
 
 
 def _relative_errors(weight: Tensor, decoded: list[Tensor], moments: Tensor) -> list[float]:

@@ -18,13 +18,17 @@ def quantized(about: Mapping[str, Any]) -> str:
     """The card, Markdown with its metadata block, of a checkpoint that `onggi quantize` made."""
     base, calibration = about["base"], about.get("calibration")
     lines = [
-        *_metadata(about, "quantized", calibration, ["compressed-tensors", about["scheme"]]),
+        *_metadata(about, "quantized", calibration, [_library(about), about["scheme"]]),
         f"# {base['name']} {about['scheme']}",
         "",
         f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
         "",
-        f"- scheme: {about['scheme']} (symmetric 4-bit integers, scales in bf16); "
-        "embedding, norms and output head are as in the base",
+        f"- scheme: {about['scheme']} ({_scheme(about['scheme'], about)}); "
+        + (
+            "embedding and output head the same, norms as in the base"
+            if about.get("embedding")
+            else "embedding, norms and output head are as in the base"
+        ),
         f"- method: {_METHODS[about['method']]}",
     ]
     if calibration:
@@ -44,10 +48,37 @@ def quantized(about: Mapping[str, Any]) -> str:
         "",
         "What it costs in each language: `onggi evaluate FOLDER --reference "
         f"{base['source']} --languages … --out SCORES`.",
-        "Serve it: `vllm serve FOLDER`.",
+        f"Serve it: `{about['serve']}`." if about.get("serve", True) else _NOT_SERVED,
         "",
     ]
     return "\n".join(lines)
+
+
+_NOT_SERVED = "It loads in transformers; vLLM has no kernels for this scheme."
+
+
+def _library(about: Mapping[str, Any]) -> str:
+    """What reads the checkpoint's layout, as the hub tags it."""
+    layout = about.get("format", "")
+    return layout if layout in ("gptq", "bitsandbytes") else "compressed-tensors"
+
+
+def _scheme(name: str, about: Mapping[str, Any]) -> str:
+    """A scheme's name in words."""
+    if name == "nf4":
+        return "bitsandbytes' NF4, blocks of 64 with a scale in fp32"
+    if name == "int8":
+        return "bitsandbytes' LLM.int8(): a scale for each row, activations in 8 bits but for outliers"
+    if name == "fp8":
+        return "floats of 8 bits (E4M3), a scale in bf16 for each row; activations the same, a scale for each token"
+    kind = "integers with zero points" if name.endswith("asym") else "integers"
+    scales = "fp16" if about.get("format") == "gptq" else "bf16"
+    words = f"{'' if 'zero' in kind else 'symmetric '}{name[1]}-bit {kind}, scales in {scales}"
+    if "a8" in name:
+        words += "; activations in 8-bit integers, a scale for each token"
+    if name.endswith("smooth"):
+        words += "; outliers moved into the weights first (SmoothQuant, arXiv 2211.10438)"
+    return words
 
 
 def continued(about: Mapping[str, Any]) -> str:
@@ -227,6 +258,9 @@ def _moved(facts: Mapping[str, Any]) -> str:
 _METHODS = {
     "rtn": "round to nearest, the clip of each group searched",
     "gptq": "error feedback (GPTQ, arXiv 2210.17323), static groups, activation order",
+    "awq": "scales of the input columns searched by output error over languages (AWQ, arXiv 2306.00978), then "
+    "rounding, the clip of each group searched",
+    "bitsandbytes": "the library's own rounding",
 }
 _FAIRNESS = {
     "balanced": "each language has the same share in the second moments",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,38 +17,69 @@ from ..progress import progress, release_memory, say
 from .base import Plan, Stage, command, no_probe, options, precision
 
 _REVISION = 1
-SCHEMES: dict[str, int | None] = {"w4a16-g128": 128, "w4a16-g64": 64, "w4a16-g32": 32, "w4a16": None}
 _NO_PROBE = no_probe("calibration")
+# The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
+# the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
+# them here would import torch for --help).
+ACTIVATIONS = ("w8a8", "w8a8-smooth", "fp8")
+LIBRARY = ("nf4", "int8")
+GPTQ_LAYOUT = ("w4a16-g128", "w4a16-g64", "w4a16-g32", "w4a16", "w8a16")
+# The scheme of the layers that an embedding of each kind goes with.
+EMBEDDING = {"w8": "w8a16", "w4-g32": "w4a16-g32"}
 
 
 @dataclass(frozen=True)
 class QuantizeConfig:
-    """Quantise the linear weights of a model's decoder layers to 4 bits.
+    """Quantise the linear weights of a model's decoder layers.
 
-    The result is a compressed-tensors checkpoint that transformers and vLLM load. Layers are read,
-    solved and written one at a time; a killed run goes on after its last finished layer.
+    The result is a checkpoint that transformers loads, and vLLM too where the scheme allows. Layers are
+    read, solved and written one at a time; a killed run goes on after its last finished layer.
     """
 
     model: str
     """The model: a hub id, a folder, a .gguf file, or package:NAME (gemma3-270m, smollm2-135m)."""
-    scheme: Literal["w4a16-g128", "w4a16-g64", "w4a16-g32", "w4a16"] = "w4a16-g128"
-    """Bits of weights and activations, and how many weights share a scale (128, 64, 32; none: a
-    whole row). Smaller groups cost more bytes and lose less."""
-    method: Literal["gptq", "rtn"] = "gptq"
-    """gptq: error feedback on calibration text. rtn: round to nearest, without text."""
+    scheme: Literal[
+        "w4a16-g128",
+        "w4a16-g64",
+        "w4a16-g32",
+        "w4a16",
+        "w4a16-g128-asym",
+        "w3a16-g128",
+        "w2a16-g32",
+        "w8a16",
+        "w8a8",
+        "w8a8-smooth",
+        "fp8",
+        "nf4",
+        "int8",
+    ] = "w4a16-g128"
+    """Bits of weights (w) and activations (a), and how many weights share a scale (g; none: a whole
+    row). Smaller groups cost more bytes and lose less; asym adds a zero point to each. w8a8 and fp8 also
+    round activations, to a scale for each token; w8a8-smooth moves their outliers into the weights first.
+    w3 and w2 are for transformers only. nf4 and int8 are bitsandbytes' own, for comparison."""
+    method: Literal["gptq", "awq", "rtn"] = "gptq"
+    """gptq: error feedback on calibration text. awq: scales for the input columns, searched by each
+    group's output error, equal weight for each language; then rounding. rtn: round to nearest, without text.
+    nf4 and int8 are rounded by bitsandbytes whatever stands here."""
     fairness: Literal["balanced", "none"] = "balanced"
     """How calibration treats languages. balanced: an equal share each. none: all text in one pot,
     as other tools do."""
     text: str | None = None
     """Calibration text: a source as `onggi text` takes, or a folder it made. Not the probe, which is
-    for measuring. rtn needs none."""
+    for measuring. rtn needs none (but for w8a8-smooth)."""
     languages: Languages | None = None
     """Languages to calibrate on, as en,ko; default: all that the text has."""
     tokens: int = 8192
     """Calibration tokens in all, not per language. More help slowly: four times as many took about a
-    tenth off the damage."""
+    tenth off the damage. They take time and disk, not memory."""
     share: Literal["tokens", "content"] = "tokens"
     """What balanced means equal in: the same number of tokens each, or the same passages each."""
+    format: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+    """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
+    of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel."""
+    embedding: Literal["w8", "w4-g32"] | None = None
+    """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
+    transformers only. In a small model with a large vocabulary they are most of the weights."""
     damping: float = 0.01
     """Added to the diagonal of the second moments, as a share of its mean; more is steadier."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -57,8 +89,18 @@ class QuantizeConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
-        if self.method == "gptq" and not self.text:
-            raise OnggiError("text: gptq needs calibration text (--text debian:libreoffice-help, or a file).")
+        if self.scheme in LIBRARY and self.method == "awq":
+            raise OnggiError(f"method: {self.scheme} is rounded by bitsandbytes alone; leave --method out.")
+        if self.scheme in ACTIVATIONS and self.method == "awq":
+            raise OnggiError(
+                f"method: awq is for weights alone and {self.scheme} rounds activations too; use w8a8-smooth, "
+                "which moves scales with both in mind, or --method gptq."
+            )
+        if self.calibrates and not self.text:
+            wants = "gptq" if self.method == "gptq" else "awq" if self.method == "awq" else self.scheme
+            raise OnggiError(
+                f"text: {wants} needs calibration text (--text debian:libreoffice-help, or a file)."
+            )
         if self.text == "probe":
             raise OnggiError(_NO_PROBE)
         if self.tokens < 1:
@@ -67,6 +109,23 @@ class QuantizeConfig:
             raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
+        if self.embedding and (self.scheme, self.format) != (EMBEDDING[self.embedding], "compressed-tensors"):
+            raise OnggiError(
+                f"embedding: {self.embedding} goes with --scheme {EMBEDDING[self.embedding]} and the "
+                "compressed-tensors layout only: transformers loads a packed embedding where it unpacks the whole "
+                "model by one scheme. For other mixes let llama.cpp's quantizer make a GGUF, whose embedding may "
+                "differ, or leave --embedding out."
+            )
+        if self.format == "gptq" and self.scheme not in GPTQ_LAYOUT:
+            raise OnggiError(
+                f"format: the GPTQ layout does not hold {self.scheme}, only {', '.join(GPTQ_LAYOUT)}; "
+                "use --format compressed-tensors."
+            )
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether text is needed."""
+        return self.scheme not in LIBRARY and (self.method != "rtn" or self.scheme == "w8a8-smooth")
 
 
 def inputs(config: QuantizeConfig) -> dict[str, Any]:
@@ -75,7 +134,7 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
     from ..models import references
 
     found: dict[str, Any] = {"model": references.fingerprint(config.model)}
-    if config.method != "rtn" and config.text:
+    if config.calibrates and config.text:
         found["text"] = text.fingerprint(config.text, config.languages)
     return found
 
@@ -104,61 +163,67 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
 
 
 def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
+    import torch
 
     from ..engines.transformers import default_device
-    from ..grids import IntegerGrid
     from ..models import checkpoint as checkpoints
     from ..models import references
     from ..models.decoder import skeleton
     from ..quantize import stream
-    from ..quantize.formats import compressed_tensors
+    from ..quantize.formats import bitsandbytes, compressed_tensors, gptq
+    from ..quantize.passes import Method
+    from ..quantize.schemes import SCHEMES
     from ..report import card
 
+    scheme = SCHEMES[config.scheme]
+    if scheme.grid is None:
+        bitsandbytes.require()
     folder = references.resolve(config.model)
     source = checkpoints.Checkpoint(folder)
     if "quantization_config" in source.config:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
-    calibration, source_text = (None, {}) if config.method == "rtn" else _calibration(config, folder)
+    calibration, source_text = _calibration(config, folder) if config.calibrates else (None, {})
     release_memory()
     decoder = skeleton(folder, dtype)
-    tied = getattr(decoder.model, "all_tied_weights_keys", {})
-    for name, parameter in decoder.model.named_parameters():
-        entry = source.entries.get(name)
-        if entry is None and name not in tied and not name.startswith(f"{decoder.prefix}."):
-            raise OnggiError(f"{config.model}: holds no tensor named {name}.")
-        if entry and entry.shape != tuple(parameter.shape):
-            raise OnggiError(
-                f"{config.model}: tensor {name} has shape {entry.shape}, "
-                f"its config.json asks for {tuple(parameter.shape)}."
-            )
+    _check_shapes(config.model, source, decoder)
+    if config.format == "gptq":
+        scheme = scheme.stored_in(torch.float16)
+    wanted = scheme.group
+    if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
+        scheme = stream.uniform(scheme, decoder)
+    store = gptq.store if config.format == "gptq" else compressed_tensors.store
     total = len(decoder.layers)
     with progress(f"quantize {job.out.name}", total) as bar:
         layers = stream.quantize_layers(
             source,
             decoder,
-            IntegerGrid(4, SCHEMES[config.scheme]),
-            compressed_tensors.store,
+            scheme,
+            store,
             job.work,
             calibration,
             bar,
             job.tick,
             device,
-            config.damping,
+            Method(config.method, config.damping),
+            store_weight=bitsandbytes.store,
         )
-        stream.write_rest(source, decoder, job.work)
-    smaller = sorted({layer.group or 0 for layer in layers if layer.group != SCHEMES[config.scheme]})
-    if smaller:
-        say(
-            f"Some matrices are not a multiple of {SCHEMES[config.scheme]} wide; they have groups of {smaller}."
-        )
+        embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
+    _say_what_is_odd(wanted, layers, decoder, source)
 
-    ledger.write_json(
-        job.work / "config.json",
-        source.config
-        | {"quantization_config": compressed_tensors.quantization_config(layers, 4, decoder.others())},
-    )
+    names = []
+    if config.format == "gptq":
+        made = gptq.quantization_config(scheme)
+        ledger.write_json(job.work / "quantize_config.json", made)
+        names.append("quantize_config.json")
+    elif scheme.grid is None:
+        made = bitsandbytes.quantization_config(scheme, decoder.others())
+    else:
+        made = compressed_tensors.quantization_config(
+            layers, {scheme.name: scheme}, decoder.others(), embedding
+        )
+    ledger.write_json(job.work / "config.json", source.config | {"quantization_config": made})
     shards = {
         stream.shard_name(i, total): checkpoints.shard_sizes(job.work / stream.shard_name(i, total))
         for i in range(total + 1)
@@ -174,21 +239,85 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         },
         "made_by": "onggi quantize",
         "scheme": config.scheme,
-        "method": config.method,
+        "format": made.get("format", config.format) if scheme.grid else "bitsandbytes",
+        "method": config.method if scheme.grid else "bitsandbytes",
+        "embedding": config.embedding,
+        "serve": "vllm serve FOLDER" if scheme.vllm and not config.embedding else None,
         "fairness": config.fairness if calibration else None,
         "calibration": {**source_text, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
-        "layers": [vars(layer) for layer in layers],
+        "layers": [vars(layer) for layer in [*layers, *embedding]],
     }
     ledger.write_json(job.work / references.ABOUT, about)
-    names = [*shards, checkpoints.INDEX, "config.json", references.ABOUT]
+    names += [*shards, checkpoints.INDEX, "config.json", references.ABOUT]
     for file in checkpoints.companions(folder):
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
-    return job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
+    made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
+    _say_how_to_serve(config, job.out, vllm=scheme.vllm and not config.embedding)
+    return made_at
+
+
+def _check_shapes(model: str, source: Any, decoder: Any) -> None:
+    """Raises OnggiError where the checkpoint's tensors are not what its config asks for."""
+    from ..models.names import Names
+
+    names = Names(decoder.model, source.entries)
+    tied = getattr(decoder.model, "all_tied_weights_keys", {})
+    for name, parameter in decoder.model.named_parameters():
+        entry = source.entries.get(names.one.get(name, ""))
+        if entry is None and name not in tied and not name.startswith(f"{decoder.prefix}."):
+            raise OnggiError(f"{model}: holds no tensor named {name}.")
+        if entry and entry.shape != tuple(parameter.shape):
+            raise OnggiError(
+                f"{model}: tensor {name} has shape {entry.shape}, "
+                f"its config.json asks for {tuple(parameter.shape)}."
+            )
+
+
+def _say_what_is_odd(wanted: int | None, layers: list[Any], decoder: Any, source: Any) -> None:
+    """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
+    from ..models.names import Names
+    from ..quantize import records
+
+    smaller = sorted({layer.group or 0 for layer in layers if layer.group not in (wanted, None)})
+    if smaller:
+        say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {smaller}.")
+    left: dict[tuple[str, str], int] = {}
+    fused = Names(decoder.model, source.entries).fused
+    for index in range(len(decoder.layers)):
+        whole = {
+            f"{name}.{leaf}": "the checkpoint holds its experts in one piece"
+            for name in decoder.experts(index)
+            for leaf in ("gate_up_proj", "down_proj")
+            if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
+        }
+        for name, why in (decoder.left(index) | whole).items():
+            left[name, why] = left.get((name, why), 0) + 1
+    for (name, why), count in left.items():
+        say(f"{name} stays as it is in {count} layers ({why}).")
+    found = records.outliers(layers)
+    if found:
+        worst, median = found[0]
+        say(
+            f"The output error stands out in {len(found)} matrices (first: {worst.name}, {worst.error:.3f} where "
+            f"the median of its kind is {median:.3f}); see onggi.json, and measure before you serve."
+        )
+
+
+def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
+    if vllm:
+        say(f"Serve it: vllm serve {shlex.quote(str(out))}")
+    elif config.embedding:
+        say("A packed embedding loads in transformers only: vLLM computes with embeddings as they are.")
+    elif config.scheme in LIBRARY:
+        say(f"{config.scheme} is for comparison in transformers, which loads it with bitsandbytes installed.")
+    else:
+        bits = config.scheme[1]
+        say(f"{bits}-bit weights load in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 
 
 def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -224,14 +353,32 @@ def plan(config: QuantizeConfig) -> Plan:
     from ..models import references
 
     size = references.size(config.model)
-    tokens = config.tokens if config.method == "gptq" else 0
+    tokens = config.tokens if config.calibrates else 0
     if size is None:
         return Plan(tokens=tokens)
-    # The interpreter with its libraries, one layer in three copies, its moments, its activations.
-    working = (
-        3 * size.layer_bytes + 12 * size.widest**2 + tokens * 4 * 2 * (4 * size.widest + 4 * size.hidden)
-    )
-    return Plan(tokens, 450_000_000 + working, size.bytes - size.layers * size.layer_bytes * 72 // 100)
+    # The interpreter with its libraries, one layer in three copies, its moments, the activations of one batch,
+    # and the states between two layers as far as they are held (quantize/states.py).
+    batch = min(tokens, _BATCH // size.widest)
+    working = 3 * size.layer_bytes + 12 * size.widest**2 + batch * 4 * 2 * (4 * size.widest + 3 * size.hidden)
+    held = min(2 * tokens * 4 * size.hidden, _HELD)
+    saved = 1 - _bits(config.scheme) / 16  # of a model in 16 bits
+    disk = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
+    return Plan(tokens, 450_000_000 + working + held, disk + 2 * tokens * 2 * size.hidden)
+
+
+_BATCH, _HELD = 1 << 26, 1 << 30
+
+
+def _bits(scheme: str) -> float:
+    """Bits of a weight with its scale, from the scheme's name."""
+    if scheme in ("fp8", "int8"):
+        return 8.0
+    if scheme == "nf4":
+        return 4.5
+    bits, _, group = scheme.partition("-g")
+    number = int(bits[1])
+    size = int(group.split("-")[0]) if group else 0
+    return number + ((16 + number * scheme.endswith("asym")) / size if size else 0)
 
 
 STAGE = Stage("quantize", QuantizeConfig, quantize, inputs, plan, {"model": None}, _REVISION)
