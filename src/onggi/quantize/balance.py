@@ -7,7 +7,7 @@ the second moments, so that a language whose text runs short keeps its weight al
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Calibration:
     shape, fp32, each token's share in the second moments: 0 for padding, `_START` for start tokens,
     an average of 1 over the others. counts: tokens of each language, start tokens included. names: the
     languages, and owner (sequences,) int64 which of them each sequence is in; one name, `pooled`, where
-    sequences mix them.
+    sequences mix them. watched: the last so many sequences weigh nothing and only go along, for what becomes
+    of them.
     """
 
     ids: Tensor
@@ -36,6 +37,33 @@ class Calibration:
     names: tuple[str, ...]
     owner: Tensor
     short: dict[str, int] = field(default_factory=dict)  # language → tokens asked for but not there
+    watched: int = 0
+
+    def weighted(self, shares: Mapping[str, float]) -> Calibration:
+        """The same with `shares` (any positive numbers, λ of DESIGN §5) of each language in the moments."""
+        of_sequence = torch.tensor([shares[name] for name in self.names])[self.owner].unsqueeze(1)
+        content = self.weights.clone()
+        content[:, 0] = 0
+        weights = content * of_sequence
+        weights *= content.sum() / weights.sum()
+        weights[:, 0] = self.weights[:, 0]
+        return replace(self, weights=weights)
+
+    def watching(self, held_out: Calibration) -> Calibration:
+        """The same text with `held_out`, of the same languages, going along behind it."""
+        width = max(self.ids.shape[1], held_out.ids.shape[1])
+
+        def wide(rows: Tensor, fill: float) -> Tensor:
+            return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=fill)
+
+        prefix = int(self.ids[0, 0])
+        return replace(
+            self,
+            ids=torch.cat([wide(self.ids, prefix), wide(held_out.ids, prefix)]),
+            weights=torch.cat([wide(self.weights, 0), wide(torch.zeros_like(held_out.weights), 0)]),
+            owner=torch.cat([self.owner, held_out.owner]),
+            watched=len(held_out.ids),
+        )
 
 
 def draw(

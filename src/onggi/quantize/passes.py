@@ -118,8 +118,10 @@ class Pass:
         self.action: Callable[..., Any] = lambda *_: None
         self.entering: tuple[Tensor, bool] | None = None
 
-    def run(self, done: int) -> None:
-        """Quantise the layers from `done` on."""
+    def run(self, done: int, watch: Callable[[Tensor], None] | None = None) -> None:
+        """Quantise the layers from `done` on. watch: is given what the output head gets of the calibration's
+        watched sequences, (watched, length, hidden), before the last layer counts as done.
+        """
         for index, layer in enumerate(self.decoder.layers):
             layer.forward = self._visit(index, layer.forward)
         # Buffers outside the layers (rotary frequencies) follow the computation.
@@ -132,10 +134,34 @@ class Pass:
             self.index = index
             work = _LayerWork(self)
             work.quantize()
+            if watch and index == len(self.decoder.layers) - 1:
+                watch(self._watched())
             self.keep(index, work.tensors(), work.records)
             self.states.forget(index - 1)
             drop(work.layer)
         self._report()
+
+    def watches(self, batch: int) -> int:
+        """How many of a batch's sequences are watched: its last."""
+        rows = self.batches[batch]
+        return min(max(0, rows.stop - (len(self.ids) - self.calibration.watched)), rows.stop - rows.start)
+
+    def _watched(self) -> Tensor:
+        """The last layer's states of the watched sequences, through what stands between it and the head."""
+        model: Any = self.decoder.model
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.index = len(self.decoder.layers)  # all of them hand on
+        found = []
+        for batch, rows in enumerate(self.batches):
+            count = self.watches(batch)
+            if count:
+                self.entering = self.states.load(self.index - 1, batch)
+                with torch.no_grad():
+                    states = body(input_ids=self.ids[rows], use_cache=False).last_hidden_state
+                found.append(states[-count:].cpu())
+        self.states.forget(self.index - 1)
+        self.index -= 1
+        return torch.cat(found)
 
     def drive(self, batch: int, action: Callable[..., Any], *, short: int | None = None) -> Any:
         """Run the model up to the layer in hand and there `action(forward, args, kwargs)`, whose result is
@@ -364,14 +390,14 @@ class _LayerWork:
     def _pass_on(self, first: Mapping[str, Tap], mixtures: Mapping[str, Mapping[str, list[Tap]]]) -> None:
         owner = self.owner
         last = self.index == len(owner.decoder.layers) - 1
-        if last and len(owner.batches) > 1:
-            return
         for batch in range(len(owner.batches)):
+            if last and len(owner.batches) > 1 and not owner.watches(batch):
+                continue
             output = owner.drive(batch, self.forward(batch, first, mixtures))
             states = output[0] if isinstance(output, tuple) else output
             if not bool(torch.isfinite(states).all()):
                 raise OnggiError(f"layer {self.index}: its outputs on the calibration text are not finite.")
-            if not last:
+            if not last or owner.watches(batch):
                 owner.states.save(self.index, batch, states, isinstance(output, tuple))
 
     def forward(

@@ -18,6 +18,8 @@ from .base import Plan, Stage, command, no_probe, options, precision
 
 _REVISION = 1
 _NO_PROBE = no_probe("calibration")
+# Of the passages one in so many is held out for minimax, and tokens of each language are drawn from these.
+_HELD_OUT, _WATCHED = 8, 512
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -59,9 +61,13 @@ class QuantizeConfig:
     """gptq: error feedback on calibration text. awq: scales for the input columns, searched by each
     group's output error, equal weight for each language; then rounding. rtn: round to nearest, without text.
     nf4 and int8 are rounded by bitsandbytes whatever stands here."""
-    fairness: Literal["balanced", "none"] = "balanced"
-    """How calibration treats languages. balanced: an equal share each. none: all text in one pot,
-    as other tools do."""
+    fairness: Literal["balanced", "minimax", "none"] = "balanced"
+    """How calibration treats languages. balanced: an equal share each. minimax: shares that follow the
+    damage to text that is held out, so that the worst language leads; quantises up to six times. none: all
+    text in one pot, as other tools do."""
+    damage: Literal["kl", "kl_per_passage", "relative"] = "kl"
+    """What minimax evens out: KL from the original in nats a token; nats for the same text (it must be parallel);
+    or nats for each nat that the model needs for the text itself."""
     text: str | None = None
     """Calibration text: a source as `onggi text` takes, or a folder it made. Not the probe, which is
     for measuring. rtn needs none (but for w8a8-smooth)."""
@@ -104,6 +110,13 @@ class QuantizeConfig:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
         if self.share == "content" and self.fairness == "none":
             raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
+        if self.fairness == "minimax" and not (self.calibrates and self.method != "rtn"):
+            raise OnggiError(
+                f"fairness: minimax moves the languages' shares in calibration, and {self.scheme} by {self.method} "
+                "has none; use --method gptq."
+            )
+        if self.damage != "kl" and self.fairness != "minimax":
+            raise OnggiError(f"damage: {self.damage} is for --fairness minimax.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
         if self.format == "gptq" and self.scheme not in GPTQ_LAYOUT:
@@ -159,7 +172,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     from ..models import checkpoint as checkpoints
     from ..models import references
     from ..models.decoder import skeleton
-    from ..quantize import stream
+    from ..quantize import fairness, stream
     from ..quantize.formats import bitsandbytes, compressed_tensors, gptq
     from ..quantize.passes import Method
     from ..quantize.schemes import SCHEMES
@@ -174,28 +187,54 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
-    calibration, source_text = _calibration(config, folder) if config.calibrates else (None, {})
+    text = _calibration(config, folder) if config.calibrates else _Text(None, None, {})
+    calibration, source_text = text.drawn, text.about
     release_memory()
     decoder = skeleton(folder, dtype)
     _check_shapes(config.model, source, decoder)
     if config.format == "gptq":
         scheme = scheme.stored_in(torch.float16)
     total = len(decoder.layers)
-    with progress(f"quantize {job.out.name}", total) as bar:
-        layers = stream.quantize_layers(
-            source,
-            decoder,
-            scheme,
-            gptq.store if config.format == "gptq" else compressed_tensors.store,
-            job.work,
+
+    def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
+        with progress(f"quantize {job.out.name}", total) as bar:
+            return stream.quantize_layers(
+                source,
+                skeleton(folder, dtype),
+                scheme,
+                gptq.store if config.format == "gptq" else compressed_tensors.store,
+                place,
+                calibration,
+                bar,
+                job.tick,
+                device,
+                Method(config.method, config.damping),
+                store_weight=bitsandbytes.store,
+                watch=watch,
+            )
+
+    balance = None
+    if text.held_out is None:
+        layers = solve(calibration, job.work)
+    else:
+        found = fairness.minimax(
+            solve,
+            lambda place: fairness.unquantized(source, skeleton(folder, dtype), text.held_out, place, device),
+            fairness.head(source, decoder),
             calibration,
-            bar,
-            job.tick,
-            device,
-            Method(config.method, config.damping),
-            store_weight=bitsandbytes.store,
+            text.held_out,
+            config.damage,
+            job.partial / "rounds",
         )
-        stream.write_rest(source, decoder, job.work)
+        layers = found.layers
+        for shard in found.folder.glob("model-*.safetensors"):
+            shard.replace(job.work / shard.name)
+        balance = {
+            "damage": config.damage,
+            "rounds": [vars(one) for one in found.rounds],
+            "best": found.best,
+        }
+    stream.write_rest(source, decoder, job.work)
     _say_what_is_odd(config, scheme, layers, decoder)
 
     names = []
@@ -227,6 +266,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "method": config.method if scheme.grid else "bitsandbytes",
         "serve": "vllm serve FOLDER" if scheme.vllm else None,
         "fairness": config.fairness if calibration else None,
+        "balance": balance,
         "calibration": {**source_text, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
@@ -293,12 +333,22 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
         say(f"{bits}-bit weights load in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 
 
-def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The tokens drawn, and what text they are from. Tokenizer and text do not outlive this: for a
-    small model with a large vocabulary they are most of the memory.
+@dataclass(frozen=True)
+class _Text:
+    """The tokens drawn for calibration, those held out of it where minimax needs some, and what they are from."""
+
+    drawn: Any
+    held_out: Any
+    about: dict[str, Any]
+
+
+def _calibration(config: QuantizeConfig, folder: Path) -> _Text:
+    """Tokenizer and text do not outlive this: for a small model with a large vocabulary they are most of the
+    memory. Raises OnggiError for text that does not serve.
     """
     from .. import text
     from ..quantize import balance
+    from ..text import draw
     from ..text.tokens import Tokens
 
     assert config.text
@@ -306,19 +356,39 @@ def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, A
     if found.name == "probe":  # a folder that `onggi text` made of it
         raise OnggiError(_NO_PROBE)
     languages = config.languages or Languages(found.languages)
+    if config.fairness == "minimax" and len(languages) < 2:
+        raise OnggiError("fairness: minimax weighs languages against each other; give it two or more.")
+    if config.damage == "kl_per_passage" and not found.parallel:
+        raise OnggiError(
+            f"damage: kl_per_passage compares the same text in each language, and {found.name} is not parallel; "
+            "use --damage kl or relative."
+        )
     tokens = Tokens(folder)
+    passages: Any = {language: found.passages(language) for language in languages}
+    held_out = None
+    if config.fairness == "minimax":
+        passages, apart = draw.hold_out(passages, _HELD_OUT)
+        held_out = balance.draw(
+            apart,
+            tokens.encode,
+            tokens.prefix,
+            _WATCHED * len(languages),
+            balanced=True,
+            share="content" if config.damage == "kl_per_passage" else "tokens",
+            seed=config.seed,
+        )
     drawn = balance.draw(
-        {language: found.passages(language) for language in languages},
+        passages,
         tokens.encode,
         tokens.prefix,
         config.tokens,
-        balanced=config.fairness == "balanced",
+        balanced=config.fairness != "none",
         share=config.share,
         seed=config.seed,
     )
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     say(f"Calibration tokens: {said} (from {found.name}).")
-    return drawn, {"text": found.name, "licence": found.licence}
+    return _Text(drawn, held_out, {"text": found.name, "licence": found.licence})
 
 
 def plan(config: QuantizeConfig) -> Plan:
