@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
 from onggi.quantize import balance, fairness
 from onggi.quantize.passes import Method, Pass
-from onggi.stages import QuantizeConfig, quantize
+from onggi.stages import QuantizeConfig, quantize, quantize_text
 from onggi.text import draw
 from onggi.text.tokens import Tokens
 
@@ -89,10 +88,9 @@ def test_damage_is_what_the_artifact_does(kind: str, request: pytest.FixtureRequ
     made = quantize(config(model, precision="fp32", scheme="w4a16-g32"), tmp_path / "w4")
     about = ledger.read_json(made.path / "onggi.json")["balance"]
     best = about["rounds"][about["best"]]
-    stage = importlib.import_module("onggi.stages.quantize")  # not the function of that name
     found, own = text.load("starter", LANGUAGES), Tokens(model)
-    _, apart = draw.hold_out({tag: found.passages(tag) for tag in NAMES}, stage._HELD_OUT)
-    held = balance.draw(apart, own.encode, own.prefix, 3 * stage._WATCHED, balanced=True)
+    _, apart = draw.hold_out({tag: found.passages(tag) for tag in NAMES}, quantize_text.HELD_OUT)
+    held = balance.draw(apart, own.encode, own.prefix, 3 * quantize_text.WATCHED, balanced=True)
     before, after = Engine(model), Engine(made.path)
     for number, name in enumerate(NAMES):
         rows = held.ids[held.owner == number]

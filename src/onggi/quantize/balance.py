@@ -6,7 +6,7 @@ the second moments, so that a language whose text runs short keeps its weight al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -76,14 +76,31 @@ def draw(
     share: str = "tokens",
     seed: int = 0,
     length: int = LENGTH,
+    beside: Mapping[str, Mapping[str, str]] | None = None,
+    beside_share: float = 0.0,
 ) -> Calibration:
     """Draw `tokens` tokens of calibration from `passages` (language → id → text); see `text.draw`.
 
-    Raises OnggiError where a language has no text or gets no token.
+    beside: other passages of the same languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or gets no token.
     """
-    drawn = drawing.draw(
-        passages, encode, prefix, tokens, balanced=balanced, share=share, seed=seed, length=length
-    )
+    own = {name: texts for name, texts in (beside or {}).items() if beside_share}
+    # A language without a text beside has all of its share from the first.
+    sources = [
+        (passages, own.keys(), 1 - beside_share),
+        (passages, passages.keys() - own.keys(), 1.0),
+        (own, own.keys(), beside_share),
+    ]
+    parts = []
+    for source, names, part in sources:
+        texts = {name: source[name] for name in passages if name in names}
+        room = round(tokens * part * len(texts) / len(passages))
+        if room:
+            parts.append(
+                drawing.draw(
+                    texts, encode, prefix, room, balanced=balanced, share=share, seed=seed, length=length
+                )
+            )
+    drawn = _together(parts, list(passages))
     rows: list[tuple[list[int], float]] = []
     owner: list[int] = []
     for number, run in enumerate(drawn.runs.values()):
@@ -99,3 +116,17 @@ def draw(
     weights /= weights[weights > 0].mean()
     weights[:, 0] = _START
     return Calibration(ids, weights, drawn.counts, tuple(drawn.runs), torch.tensor(owner), drawn.short)
+
+
+def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawing.Sequences:
+    """Several draws as one, languages in `order`."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+        return {name: total for name in order if (total := sum(one.get(name, 0) for one in counts))}
+
+    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in order}
+    return drawing.Sequences(
+        runs, added([part.counts for part in parts]), added([part.short for part in parts])
+    )

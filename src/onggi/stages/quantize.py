@@ -8,18 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, no_probe, options, precision
+from . import quantize_text
+from .base import Plan, Stage, command, options, precision
 
 _REVISION = 1
-_NO_PROBE = no_probe("calibration")
-# Of the passages one in so many is held out for minimax, and tokens of each language are drawn from these.
-_HELD_OUT, _WATCHED = 8, 512
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -69,8 +66,12 @@ class QuantizeConfig:
     """What minimax evens out: KL from the original in nats a token; nats for the same text (it must be parallel);
     or nats for each nat that the model needs for the text itself."""
     text: str | None = None
-    """Calibration text: a source as `onggi text` takes, or a folder it made. Not the probe, which is
-    for measuring. rtn needs none (but for w8a8-smooth)."""
+    """Calibration text: a source as `onggi text` takes, or a folder it made; or self: the model writes its own
+    from starts that ship in 55 languages, kept where it stays in the language. Not the probe, which is for
+    measuring. rtn needs none (but for w8a8-smooth)."""
+    self_share: float | None = None
+    """Of the calibration tokens, the share that the model writes itself beside the text (default: 0; with
+    --text self 1)."""
     languages: Languages | None = None
     """Languages to calibrate on, as en,ko; default: all that the text has."""
     tokens: int = 8192
@@ -105,9 +106,17 @@ class QuantizeConfig:
                 f"text: {wants} needs calibration text (--text debian:libreoffice-help, or a file)."
             )
         if self.text == "probe":
-            raise OnggiError(_NO_PROBE)
+            raise OnggiError(quantize_text.NO_PROBE)
         if self.tokens < 1:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
+        if self.self_share is not None and not 0 <= self.self_share <= 1:
+            raise OnggiError(f"self_share: {self.self_share} is not between 0 and 1.")
+        if self.text == "self" and self.self_share not in (None, 1.0):
+            raise OnggiError("self_share: with --text self there is no other text; name one with --text.")
+        if self.share == "content" and self.written:
+            raise OnggiError(
+                "share: content needs the same passages in each language; a model writes others."
+            )
         if self.share == "content" and self.fairness == "none":
             raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
         if self.fairness == "minimax" and not (self.calibrates and self.method != "rtn"):
@@ -126,6 +135,11 @@ class QuantizeConfig:
             )
 
     @property
+    def written(self) -> float:
+        """The share of calibration tokens that the model writes itself."""
+        return 1.0 if self.text == "self" else self.self_share or 0.0
+
+    @property
     def calibrates(self) -> bool:
         """Whether text is needed."""
         return self.scheme not in LIBRARY and (self.method != "rtn" or self.scheme == "w8a8-smooth")
@@ -138,7 +152,10 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
 
     found: dict[str, Any] = {"model": references.fingerprint(config.model)}
     if config.calibrates and config.text:
-        found["text"] = text.fingerprint(config.text, config.languages)
+        sources = [config.text] if config.text != "self" else []
+        sources += ["starts"] if config.written else []
+        prints = [text.fingerprint(name, config.languages) for name in sources]
+        found["text"] = prints[0] if len(prints) == 1 else ledger.digest(prints)
     return found
 
 
@@ -187,8 +204,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
-    text = _calibration(config, folder) if config.calibrates else _Text(None, None, {})
-    calibration, source_text = text.drawn, text.about
+    text = quantize_text.calibration(config, folder, job) if config.calibrates else quantize_text.NONE
+    calibration = text.drawn
     release_memory()
     decoder = skeleton(folder, dtype)
     _check_shapes(config.model, source, decoder)
@@ -214,15 +231,16 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             )
 
     balance = None
-    if text.held_out is None:
+    if text.held_out is None or calibration is None:
         layers = solve(calibration, job.work)
     else:
+        held_out = text.held_out
         found = fairness.minimax(
             solve,
-            lambda place: fairness.unquantized(source, skeleton(folder, dtype), text.held_out, place, device),
+            lambda place: fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device),
             fairness.head(source, decoder),
             calibration,
-            text.held_out,
+            held_out,
             config.damage,
             job.partial / "rounds",
         )
@@ -237,7 +255,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     stream.write_rest(source, decoder, job.work)
     _say_what_is_odd(config, scheme, layers, decoder)
 
-    names = []
+    names = list(text.files)
     if config.format == "gptq":
         made = gptq.quantization_config(layers, scheme)
         ledger.write_json(job.work / "quantize_config.json", made)
@@ -267,7 +285,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "serve": "vllm serve FOLDER" if scheme.vllm else None,
         "fairness": config.fairness if calibration else None,
         "balance": balance,
-        "calibration": {**source_text, "tokens": calibration.counts, "short": calibration.short}
+        "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
@@ -331,64 +349,6 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
     else:
         bits = config.scheme[1]
         say(f"{bits}-bit weights load in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
-
-
-@dataclass(frozen=True)
-class _Text:
-    """The tokens drawn for calibration, those held out of it where minimax needs some, and what they are from."""
-
-    drawn: Any
-    held_out: Any
-    about: dict[str, Any]
-
-
-def _calibration(config: QuantizeConfig, folder: Path) -> _Text:
-    """Tokenizer and text do not outlive this: for a small model with a large vocabulary they are most of the
-    memory. Raises OnggiError for text that does not serve.
-    """
-    from .. import text
-    from ..quantize import balance
-    from ..text import draw
-    from ..text.tokens import Tokens
-
-    assert config.text
-    found = text.load(config.text, config.languages)
-    if found.name == "probe":  # a folder that `onggi text` made of it
-        raise OnggiError(_NO_PROBE)
-    languages = config.languages or Languages(found.languages)
-    if config.fairness == "minimax" and len(languages) < 2:
-        raise OnggiError("fairness: minimax weighs languages against each other; give it two or more.")
-    if config.damage == "kl_per_passage" and not found.parallel:
-        raise OnggiError(
-            f"damage: kl_per_passage compares the same text in each language, and {found.name} is not parallel; "
-            "use --damage kl or relative."
-        )
-    tokens = Tokens(folder)
-    passages: Any = {language: found.passages(language) for language in languages}
-    held_out = None
-    if config.fairness == "minimax":
-        passages, apart = draw.hold_out(passages, _HELD_OUT)
-        held_out = balance.draw(
-            apart,
-            tokens.encode,
-            tokens.prefix,
-            _WATCHED * len(languages),
-            balanced=True,
-            share="content" if config.damage == "kl_per_passage" else "tokens",
-            seed=config.seed,
-        )
-    drawn = balance.draw(
-        passages,
-        tokens.encode,
-        tokens.prefix,
-        config.tokens,
-        balanced=config.fairness != "none",
-        share=config.share,
-        seed=config.seed,
-    )
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
-    say(f"Calibration tokens: {said} (from {found.name}).")
-    return _Text(drawn, held_out, {"text": found.name, "licence": found.licence})
 
 
 def plan(config: QuantizeConfig) -> Plan:
