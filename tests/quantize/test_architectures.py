@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from layouts import compressed, tensors
 from transformers import AutoModelForCausalLM
 
+from layouts import compressed, tensors
 from onggi.errors import OnggiError
 from onggi.languages import Languages
+from onggi.quantize import passes
 from onggi.stages import QuantizeConfig, quantize
 
 COMMON = {
@@ -69,13 +70,18 @@ def config(model: Path, **options) -> QuantizeConfig:
 
 
 def logits(folder: Path) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for parameter in model.parameters():  # experts come in bf16 whatever one asks for
+        if parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
     with torch.no_grad():
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)(IDS).logits
+        return model(IDS).logits
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("options", [{}, {"method": "awq"}], ids=["gptq", "awq"])
-def test_goes_through_whole(kind: str, options: dict, tiny: Path, tmp_path: Path) -> None:
+def test_goes_through_whole(kind: str, tiny: Path, tmp_path: Path) -> None:
+    # Scales that move between modules ask more of the structure than error feedback does.
+    options = {"method": "awq"} if kind in ("Gemma2", "Qwen2", "Phi3", "Phi", "Exaone4") else {}
     folder = made_model(kind, KINDS[kind], tiny, tmp_path / "model")
     made = quantize(config(folder, **options), tmp_path / "w4")
     weights = compressed(made.path, 4)
@@ -110,6 +116,8 @@ def test_a_mixture_of_experts_is_quantised_expert_by_expert(
     shutil.copytree(folder, plain)
     from safetensors.torch import load_file, save_file
 
+    # transformers unpacks experts in their scales' own type.
+    weights = {k: v.bfloat16().float() if ".experts." in k else v for k, v in weights.items()}
     stored = load_file(plain / "model.safetensors")
     assert set(weights) <= set(stored)
     save_file(
@@ -117,24 +125,32 @@ def test_a_mixture_of_experts_is_quantised_expert_by_expert(
         plain / "model.safetensors",
         {"format": "pt"},
     )
-    torch.testing.assert_close(logits(made.path), logits(plain), rtol=0, atol=2e-2)
+    torch.testing.assert_close(logits(made.path), logits(plain), rtol=0, atol=2e-3)
     layers = json.loads((made.path / "onggi.json").read_text())["layers"]
     reached = [layer for layer in layers if ".experts." in layer["name"] and layer["tokens"]]
     assert reached and all(layer["error"] <= layer["rounding_error"] for layer in reached)
-    # Many batches find the same tokens for every expert.
-    from onggi.quantize import passes
 
-    seen = {layer["name"]: layer["tokens"] for layer in layers if ".experts." in layer["name"]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(passes, "batches", lambda n, *_, **__: [slice(i, i + 1) for i in range(n)])
-        patch.setattr(passes, "_EXPERTS", 3 * 128**2)
-        again = quantize(config(folder, precision="fp32"), tmp_path / "batches")
-        once = quantize(config(folder, precision="fp32", seed=0), tmp_path / "again")
-    assert once.path != again.path
-    found = json.loads((again.path / "onggi.json").read_text())["layers"]
-    first = {name: tokens for name, tokens in seen.items() if ".layers.0." in name}
-    now = {layer["name"]: layer["tokens"] for layer in found if layer["name"] in first}
-    assert sum(now.values()) == sum(first.values())
+
+def test_experts_in_batches_see_the_same_tokens(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = made_model("Qwen3Moe", MIXTURES["Qwen3Moe"], tiny, tmp_path / "model")
+    options = {"precision": "fp32", "tokens": 1200}
+    whole = quantize(config(folder, **options), tmp_path / "whole")
+    monkeypatch.setattr(passes, "batches", lambda n, *_, **__: [slice(i, i + 1) for i in range(n)])
+    monkeypatch.setattr(passes, "_EXPERTS", 3 * 128**2)  # three experts at a time
+    made = quantize(config(folder, **options), tmp_path / "batches")
+    first, second = (
+        {
+            layer["name"]: (layer["tokens"], layer["error"])
+            for layer in json.loads((folder / "onggi.json").read_text())["layers"]
+            if ".layers.0." in layer["name"]
+        }
+        for folder in (whole.path, made.path)
+    )
+    assert set(first) == set(second)
+    for name, (tokens, error) in first.items():
+        assert second[name][0] == tokens and second[name][1] == pytest.approx(error, rel=0.05), name
 
 
 def test_experts_that_no_token_reached_are_rounded_and_said(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from layouts import compressed, gptq, rounded_activations, tensors
 from transformers import AutoModelForCausalLM
 
+from layouts import compressed, gptq, rounded_activations, tensors
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
 from onggi.languages import Languages
@@ -199,6 +199,63 @@ def test_rows_that_fill_no_word_are_refused_by_the_gptq_layout() -> None:
         gptq_layout.store("odd", scheme, torch.zeros(7, 64, dtype=torch.int8), Steps(torch.ones(7, 1)))
 
 
+@pytest.mark.parametrize("fixture", ["tiny", "tiny_gemma"])
+@pytest.mark.parametrize(("embedding", "scheme", "bits"), [("w8", "w8a16", 8), ("w4-g32", "w4a16-g32", 4)])
+def test_a_packed_embedding_loads_plainly_tied_or_not(
+    embedding: str, scheme: str, bits: int, fixture: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(fixture)
+    made = quantize(config(model, scheme=scheme, method="rtn", embedding=embedding), tmp_path / "made")
+    # Unpacked while they are loaded, in the scales' own type.
+    weights = {key: value.bfloat16().float() for key, value in compressed(made.path, bits).items()}
+    outer = (
+        {"model.embed_tokens.weight", "lm_head.weight"}
+        if fixture == "tiny"
+        else {"model.embed_tokens.weight"}
+    )
+    assert outer < set(weights)
+    loaded = logits(AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32))
+    torch.testing.assert_close(loaded, logits(expected(model, made.path, weights, None)), rtol=0, atol=1e-3)
+    engine = Engine(made.path)
+    with torch.no_grad():
+        states = engine.body(input_ids=IDS, use_cache=False).last_hidden_state[0]
+    torch.testing.assert_close(engine.head.logits(states), loaded[0], rtol=0, atol=1e-3)
+    assert inspect(str(made.path))["embedding"] == embedding
+
+
+@pytest.mark.parametrize(
+    ("options", "group"), [({"scheme": "w4a16-g128-asym"}, 64), ({"format": "gptq"}, 64)]
+)
+def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
+    options: dict, group: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """192 = 3 · 64, as SmolLM2's 576 = 9 · 64, beside 256."""
+    from conftest import save_model
+
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, "Llama", num_hidden_layers=1, tie_word_embeddings=False)
+    odd = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 192}
+    (folder / "config.json").write_text(json.dumps(odd))
+    stored = tensors(folder)
+    for name in list(stored):
+        if "gate_proj" in name or "up_proj" in name:
+            stored[name] = stored[name][:192].contiguous()
+        if "down_proj" in name:
+            stored[name] = stored[name][:, :192].contiguous()
+    from safetensors.torch import save_file
+
+    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    made = quantize(config(folder, method="rtn", **options), tmp_path / "made")
+    assert "not a multiple of 128" in capsys.readouterr().err
+    layers = json.loads((made.path / "onggi.json").read_text())["layers"]
+    assert {layer["group"] for layer in layers} == {group}
+    if "scheme" in options:
+        AutoModelForCausalLM.from_pretrained(made.path)
+    else:
+        assert json.loads((made.path / "quantize_config.json").read_text())["group_size"] == group
+
+
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_path: Path) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -220,6 +277,8 @@ def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_p
         ({"scheme": "nf4", "method": "awq"}, "bitsandbytes"),
         ({"scheme": "w8a8-smooth", "method": "rtn", "text": None}, "w8a8-smooth needs calibration text"),
         ({"method": "awq", "text": None}, "awq needs calibration text"),
+        ({"embedding": "w8"}, "goes with --scheme w8a16"),
+        ({"embedding": "w4-g32", "scheme": "w4a16-g32", "format": "gptq"}, "GGUF"),
         ({"scheme": "w3a16-g128", "format": "gptq"}, "does not hold w3a16-g128"),
         ({"scheme": "w4a16-g128-asym", "format": "gptq"}, "compressed-tensors"),
     ],

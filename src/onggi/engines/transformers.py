@@ -68,6 +68,10 @@ class Engine:
             raise OnggiError(f"{folder}: transformers cannot load this model ({one_line(error)}).") from error
         if loading["missing_keys"]:  # transformers makes random ones
             raise OnggiError(f"{folder}: holds no tensor named {sorted(loading['missing_keys'])[0]}.")
+        for parameter in model.parameters():
+            # Experts that were packed are unpacked to their scales' type, whatever was asked for.
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                parameter.data = parameter.data.float()
         # Only now: while weights are converted, the file that they come from is in memory as well.
         self.tokens = shared(folder)
         self.model = model.to(self.device).eval().requires_grad_(False)

@@ -98,6 +98,15 @@ class Checkpoint:
         self._check(tensor, name)
         return tensor
 
+    def part(self, name: str, rows: slice) -> Tensor:
+        """Some rows, one after the other, of the matrix `name`, without reading the others."""
+        entry = self._entry(name)
+        start, stop, _ = rows.indices(entry.shape[0])
+        width = entry.bytes // entry.shape[0]
+        tensor = self._read(entry, start * width, (stop - start) * width).reshape(-1, *entry.shape[1:])
+        self._check(tensor, name)
+        return tensor
+
     def copy(self, name: str, to: BinaryIO) -> None:
         """Write the bytes of tensor `name` to an open file, a piece at a time; checks it is finite."""
         entry = self._entry(name)

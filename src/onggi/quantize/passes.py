@@ -10,6 +10,7 @@ there, so that memory does not grow with the text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -110,7 +111,9 @@ class Pass:
             + [int(p.shape[-1]) for p in decoder.layers[0].parameters() if p.dim() == 3],
             default=1,
         )
-        self.batches = batches(*calibration.ids.shape, widest, **({"room": room} if room else {}))
+        sequences, length = calibration.ids.shape
+        self.batches = batches(sequences, length, widest, **({"room": room} if room else {}))
+        self.picked = self._pick()
         self.singular: dict[str, float] = {}  # first matrix of a group → the damping it took
         self.unsmoothed: list[str] = []  # groups whose outliers could not be moved
         self.unreached: list[str] = []
@@ -122,14 +125,7 @@ class Pass:
         """Quantise the layers from `done` on. watch: is given what the output head gets of the calibration's
         watched sequences, (watched, length, hidden), before the last layer counts as done.
         """
-        for index, layer in enumerate(self.decoder.layers):
-            layer.forward = self._visit(index, layer.forward)
-        # Buffers outside the layers (rotary frequencies) follow the computation.
-        for module in self.decoder.model.modules():
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = buffer.to(self.device)
-        self._fill_others()
-        self._embed()
+        self.prepare()
         for index in range(done, len(self.decoder.layers)):
             self.index = index
             work = _LayerWork(self)
@@ -141,27 +137,61 @@ class Pass:
             drop(work.layer)
         self._report()
 
+    def prepare(self) -> None:
+        """What the passes need besides the layers: their hooks, what stands before them, the text's embedding."""
+        for index, layer in enumerate(self.decoder.layers):
+            layer.forward = self._visit(index, layer.forward)
+        # Buffers outside the layers (rotary frequencies) follow the computation.
+        for module in self.decoder.model.modules():
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = buffer.to(self.device)
+        self._fill_others()
+        self._embed()
+
     def watches(self, batch: int) -> int:
         """How many of a batch's sequences are watched: its last."""
         rows = self.batches[batch]
         return min(max(0, rows.stop - (len(self.ids) - self.calibration.watched)), rows.stop - rows.start)
 
     def _watched(self) -> Tensor:
-        """The last layer's states of the watched sequences, through what stands between it and the head."""
-        model: Any = self.decoder.model
-        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        self.index = len(self.decoder.layers)  # all of them hand on
+        """The watched sequences as the output head gets them, from the states that left the last layer."""
+        last = len(self.decoder.layers) - 1
         found = []
         for batch, rows in enumerate(self.batches):
             count = self.watches(batch)
             if count:
-                self.entering = self.states.load(self.index - 1, batch)
-                with torch.no_grad():
-                    states = body(input_ids=self.ids[rows], use_cache=False).last_hidden_state
-                found.append(states[-count:].cpu())
-        self.states.forget(self.index - 1)
-        self.index -= 1
+                states, as_tuple = self.states.load(last, batch)
+                found.append(self.finished((states, as_tuple), rows)[-count:].cpu())
+        self.states.forget(last)
         return torch.cat(found)
+
+    def onward(self, index: int, entering: tuple[Tensor, bool] | None, rows: slice) -> tuple[Tensor, bool]:
+        """The sequences `rows` of the text through one layer as it stands. entering: their states and whether
+        layers return them in a tuple; None before the first layer. The same of what leaves it.
+        """
+        self.index, self.entering = index, entering
+        result: list[Any] = []
+
+        def act(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            result.append(forward(*args, **kwargs))
+            raise Stop
+
+        self.action = act
+        with contextlib.suppress(Stop), torch.no_grad():
+            self.decoder.model(input_ids=self.ids[rows], use_cache=False)
+        output = result[0]
+        return (output[0], True) if isinstance(output, tuple) else (output, False)
+
+    def finished(self, entering: tuple[Tensor, bool], rows: slice) -> Tensor:
+        """States (sequences, length, hidden) of `rows` that left the last layer, through what stands between
+        it and the head.
+        """
+        model: Any = self.decoder.model
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.index, self.entering = len(self.decoder.layers), entering  # all of them hand on
+        with torch.no_grad():
+            states: Tensor = body(input_ids=self.ids[rows], use_cache=False).last_hidden_state
+        return states
 
     def drive(self, batch: int, action: Callable[..., Any], *, short: int | None = None) -> Any:
         """Run the model up to the layer in hand and there `action(forward, args, kwargs)`, whose result is
@@ -234,18 +264,25 @@ class Pass:
             )
 
     def seen(self, batch: int) -> list[Tensor]:
-        """For each language positions (n,) of this batch's flattened tokens that a search may look at."""
+        """For each language positions (n,) of this batch's flattened tokens that a search looks at: the
+        same tokens however the text is cut into batches.
+        """
         rows = self.batches[batch]
-        weights, owner = self.weights[rows], self.calibration.owner[rows].to(self.device)
-        count = len(self.calibration.names)
-        most = max(1, min(_SEEN, _SEEN_ALL // count) // len(self.batches))
-        found = []
-        for language in range(count):
-            here = (owner.unsqueeze(1) == language) & (weights > 0)
+        return [mask[rows].reshape(-1).nonzero().squeeze(1) for mask in self.picked]
+
+    def _pick(self) -> list[Tensor]:
+        """For each language which tokens (sequences, length) a search looks at, evenly spaced in its text."""
+        owner = self.calibration.owner.to(self.device)
+        most = max(1, min(_SEEN, _SEEN_ALL // len(self.calibration.names)))
+        masks = []
+        for language in range(len(self.calibration.names)):
+            here = (owner.unsqueeze(1) == language) & (self.weights > 0)
             here[:, 0] = False
             positions = here.reshape(-1).nonzero().squeeze(1)
-            found.append(positions[:: max(1, -(-len(positions) // most))])
-        return found
+            mask = torch.zeros_like(here).reshape(-1)
+            mask[positions[:: max(1, -(-len(positions) // most))]] = True
+            masks.append(mask.reshape(here.shape))
+        return masks
 
 
 class _LayerWork:
@@ -281,13 +318,13 @@ class _LayerWork:
             matrix = self._matrix(source, tensors[f"{name}.weight"], module.weight.data)
             if matrix:
                 self.linears[name] = matrix
-        for name, module in owner.decoder.experts(self.index).items():
+        for name, mixture in owner.decoder.experts(self.index).items():
             self.experts[name] = {"gate_up_proj": [], "down_proj": []}
             for leaf, found in self.experts[name].items():
                 sources = owner.names.fused.get(f"{self.place}{name}.{leaf}")
                 if sources is None:
                     continue
-                computing: Tensor = getattr(module, leaf).data
+                computing: Tensor = getattr(mixture, leaf).data
                 for expert in range(len(computing)):
                     size = computing.shape[1] // len(sources)
                     cuts = [slice(i * size, (i + 1) * size) for i in range(len(sources))]
@@ -331,11 +368,11 @@ class _LayerWork:
             self.on_input = self._solve_at_once
             self._pass_on(first, mixtures)
         else:
-            for tap in self._in_turn(taps, mixtures):
-                self._gather(tap, first, mixtures)
-                for one in tap:
-                    if one.tokens:
-                        self._solve(one)
+            for turn in self._in_turn(taps, mixtures):
+                self._gather(turn, first, mixtures)
+                for tap in turn:
+                    if tap.tokens:
+                        self._solve(tap)
             self.on_input = lambda *_: None
             self._pass_on(first, mixtures)
         for tap in [*taps, *(t for leaves in mixtures.values() for found in leaves.values() for t in found)]:

@@ -24,6 +24,8 @@ from ..grids import Grid, Steps
 
 # Columns whose corrections are gathered before they are applied to the rest in one product.
 _BLOCK = 128
+# As a share of the mean of the diagonal: beyond it nothing of the second moments is left.
+_MOST_DAMPING = 100.0
 _NOT_FINITE = "the calibration activations hold NaN or infinite values"
 # Rows on which the outcome is set against rounding: all of a small matrix, evenly spaced ones of a large.
 _SAMPLE = 256
@@ -61,7 +63,7 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     size = len(moments)
     mean = moments.diagonal().mean().clamp_min(1e-30)
     reverse = moments.flip(0, 1)
-    for _ in range(5):
+    while damping <= _MOST_DAMPING:
         damped = reverse.clone()
         damped.diagonal().add_(damping * mean)
         lower, failed = torch.linalg.cholesky_ex(damped)
@@ -70,7 +72,9 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
             inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
             return inverse.flip(0, 1).contiguous(), damping
         damping *= 10
-    raise OnggiError("the second moments are singular however much they are damped")
+    raise OnggiError(
+        "the second moments are singular however much they are damped; give more --tokens or a larger --damping"
+    )
 
 
 def solve(

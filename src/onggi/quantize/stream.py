@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ledger
+from ..grids import Steps
 from ..models import checkpoint as checkpoints
 from ..models.checkpoint import Checkpoint, Pending, copied
 from ..models.decoder import Decoder
@@ -27,6 +28,22 @@ from .schemes import Scheme
 
 # Stores a matrix that a library quantises by itself: (name, scheme, weight) → the tensors of the file.
 StoreWeight = Callable[[str, Scheme, Tensor], dict[str, Pending]]
+
+
+_ROWS = 8192  # of an embedding rounded at a time
+
+
+def uniform(scheme: Scheme, decoder: Decoder) -> Scheme:
+    """`scheme` with the one group that all linear modules and the embedding can have: some layouts say one
+    for the whole model. Raises OnggiError where there is none.
+    """
+    widths = {
+        module.in_features for i in range(len(decoder.layers)) for module in decoder.linears(i).values()
+    }
+    widths.add(decoder.embedding.get_parameter("weight").shape[1])
+    for width in sorted(widths):
+        scheme = scheme.for_columns(width)
+    return scheme
 
 
 def shard_name(index: int, total: int) -> str:
@@ -95,14 +112,46 @@ def _chooser(schemes: Scheme | Mapping[str, Scheme] | Choose) -> Choose:
     return schemes.get if isinstance(schemes, Mapping) else schemes
 
 
-def write_rest(source: Checkpoint, decoder: Decoder, out: Path) -> None:
-    """Write what is not in a decoder layer (embedding, last norm, head) as the last shard."""
+def write_rest(
+    source: Checkpoint,
+    decoder: Decoder,
+    out: Path,
+    embedding: Scheme | None = None,
+    store: Store | None = None,
+) -> list[Layer]:
+    """Write what is not in a decoder layer (embedding, last norm, head) as the last shard.
+
+    embedding: the scheme that embedding and output head are rounded by, where they are. Returns what was
+    done to them.
+    """
     total = len(decoder.layers)
-    inside = set(Names(decoder.model, source.entries).within(f"{decoder.prefix}."))
+    names = Names(decoder.model, source.entries)
+    inside = set(names.within(f"{decoder.prefix}."))
+    outer = [decoder.name_of(decoder.embedding), *decoder.others()] if embedding else []
+    rounded = [names.one[f"{name}.weight"] for name in outer if f"{name}.weight" in names.one]
     path = out / shard_name(total, total)
     if not path.is_file():
-        rest = [name for name in source.entries if name not in inside]
-        checkpoints.write_shard(path, {name: copied(source, name) for name in rest})
+        rest: dict[str, Pending] = {}
+        for name in source.entries:
+            if name in rounded and embedding and store:
+                rest |= _round_rows(source, name, embedding, store)
+            elif name not in inside:
+                rest[name] = copied(source, name)
+        checkpoints.write_shard(path, rest)
+    scheme = embedding.name if embedding else ""
+    group = embedding.group if embedding else None
+    return [Layer(name.removesuffix(".weight"), group, scheme=scheme) for name in rounded]
+
+
+def _round_rows(source: Checkpoint, tensor: str, scheme: Scheme, store: Store) -> dict[str, Pending]:
+    """A large matrix rounded some rows at a time: in fp32 all of it would be the most memory of the run."""
+    assert scheme.grid
+    codes, scales = [], []
+    for start in range(0, source.entries[tensor].shape[0], _ROWS):
+        found, steps = solver.round_to_nearest(source.part(tensor, slice(start, start + _ROWS)), scheme.grid)
+        codes.append(found)
+        scales.append(steps.scale)
+    return store(tensor.removesuffix(".weight"), scheme, torch.cat(codes), Steps(torch.cat(scales)))
 
 
 def _finished(out: Path, total: int) -> int:

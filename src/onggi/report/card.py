@@ -24,7 +24,11 @@ def quantized(about: Mapping[str, Any]) -> str:
         f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
         "",
         f"- scheme: {about['scheme']} ({_scheme(about['scheme'], about)}); "
-        "embedding, norms and output head are as in the base",
+        + (
+            "embedding and output head the same, norms as in the base"
+            if about.get("embedding")
+            else "embedding, norms and output head are as in the base"
+        ),
         f"- method: {_METHODS[about['method']]}",
     ]
     if calibration:

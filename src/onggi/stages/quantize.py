@@ -23,6 +23,8 @@ _REVISION = 1
 ACTIVATIONS = ("w8a8", "w8a8-smooth", "fp8")
 LIBRARY = ("nf4", "int8")
 GPTQ_LAYOUT = ("w4a16-g128", "w4a16-g64", "w4a16-g32", "w4a16", "w8a16")
+# The scheme of the layers that an embedding of each kind goes with.
+EMBEDDING = {"w8": "w8a16", "w4-g32": "w4a16-g32"}
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class QuantizeConfig:
     """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
     of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel."""
     embedding: Literal["w8", "w4-g32"] | None = None
-    """Quantise the embedding and the output head too."""
+    """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
+    transformers only. In a small model with a large vocabulary they are most of the weights."""
     damping: float = 0.01
     """Added to the diagonal of the second moments, as a share of its mean; more is steadier."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -128,6 +131,13 @@ class QuantizeConfig:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
+        if self.embedding and (self.scheme, self.format) != (EMBEDDING[self.embedding], "compressed-tensors"):
+            raise OnggiError(
+                f"embedding: {self.embedding} goes with --scheme {EMBEDDING[self.embedding]} and the "
+                "compressed-tensors layout only: transformers loads a packed embedding where it unpacks the whole "
+                "model by one scheme. For other mixes let llama.cpp's quantizer make a GGUF, whose embedding may "
+                "differ, or leave --embedding out."
+            )
         if self.format == "gptq" and self.scheme not in GPTQ_LAYOUT:
             raise OnggiError(
                 f"format: the GPTQ layout does not hold {self.scheme}, only {', '.join(GPTQ_LAYOUT)}; "
@@ -211,6 +221,10 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     _check_shapes(config.model, source, decoder)
     if config.format == "gptq":
         scheme = scheme.stored_in(torch.float16)
+    wanted = scheme.group
+    if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
+        scheme = stream.uniform(scheme, decoder)
+    store = gptq.store if config.format == "gptq" else compressed_tensors.store
     total = len(decoder.layers)
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
@@ -219,7 +233,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
                 source,
                 skeleton(folder, dtype),
                 scheme,
-                gptq.store if config.format == "gptq" else compressed_tensors.store,
+                store,
                 place,
                 calibration,
                 bar,
@@ -252,18 +266,20 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             "rounds": [vars(one) for one in found.rounds],
             "best": found.best,
         }
-    stream.write_rest(source, decoder, job.work)
-    _say_what_is_odd(config, scheme, layers, decoder)
+    embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
+    _say_what_is_odd(wanted, layers, decoder)
 
     names = list(text.files)
     if config.format == "gptq":
-        made = gptq.quantization_config(layers, scheme)
+        made = gptq.quantization_config(scheme)
         ledger.write_json(job.work / "quantize_config.json", made)
         names.append("quantize_config.json")
     elif scheme.grid is None:
         made = bitsandbytes.quantization_config(scheme, decoder.others())
     else:
-        made = compressed_tensors.quantization_config(layers, {scheme.name: scheme}, decoder.others())
+        made = compressed_tensors.quantization_config(
+            layers, {scheme.name: scheme}, decoder.others(), embedding
+        )
     ledger.write_json(job.work / "config.json", source.config | {"quantization_config": made})
     shards = {
         stream.shard_name(i, total): checkpoints.shard_sizes(job.work / stream.shard_name(i, total))
@@ -282,14 +298,15 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "scheme": config.scheme,
         "format": made.get("format", config.format) if scheme.grid else "bitsandbytes",
         "method": config.method if scheme.grid else "bitsandbytes",
-        "serve": "vllm serve FOLDER" if scheme.vllm else None,
+        "embedding": config.embedding,
+        "serve": "vllm serve FOLDER" if scheme.vllm and not config.embedding else None,
         "fairness": config.fairness if calibration else None,
         "balance": balance,
         "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
-        "layers": [vars(layer) for layer in layers],
+        "layers": [vars(layer) for layer in [*layers, *embedding]],
     }
     ledger.write_json(job.work / references.ABOUT, about)
     names += [*shards, checkpoints.INDEX, "config.json", references.ABOUT]
@@ -298,7 +315,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
-    _say_how_to_serve(config, job.out, vllm=scheme.vllm)
+    _say_how_to_serve(config, job.out, vllm=scheme.vllm and not config.embedding)
     return made_at
 
 
@@ -319,13 +336,13 @@ def _check_shapes(model: str, source: Any, decoder: Any) -> None:
             )
 
 
-def _say_what_is_odd(config: QuantizeConfig, scheme: Any, layers: list[Any], decoder: Any) -> None:
+def _say_what_is_odd(wanted: int | None, layers: list[Any], decoder: Any) -> None:
     """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
     from ..quantize import records
 
-    smaller = sorted({layer.group or 0 for layer in layers if layer.group != scheme.group})
+    smaller = sorted({layer.group or 0 for layer in layers if layer.group not in (wanted, None)})
     if smaller:
-        say(f"Some matrices are not a multiple of {scheme.group} wide; they have groups of {smaller}.")
+        say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {smaller}.")
     left: dict[tuple[str, str], int] = {}
     for index in range(len(decoder.layers)):
         for name, why in decoder.left(index).items():
@@ -344,6 +361,8 @@ def _say_what_is_odd(config: QuantizeConfig, scheme: Any, layers: list[Any], dec
 def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
     if vllm:
         say(f"Serve it: vllm serve {shlex.quote(str(out))}")
+    elif config.embedding:
+        say("A packed embedding loads in transformers only: vLLM computes with embeddings as they are.")
     elif config.scheme in LIBRARY:
         say(f"{config.scheme} is for comparison in transformers, which loads it with bitsandbytes installed.")
     else:
@@ -364,8 +383,8 @@ def plan(config: QuantizeConfig) -> Plan:
     batch = min(tokens, _BATCH // size.widest)
     working = 3 * size.layer_bytes + 12 * size.widest**2 + batch * 4 * 2 * (4 * size.widest + 3 * size.hidden)
     held = min(2 * tokens * 4 * size.hidden, _HELD)
-    kept = 1 - _bits(config.scheme) / 16  # of a model in 16 bits
-    disk = size.bytes - int(size.layers * size.layer_bytes * kept)
+    saved = 1 - _bits(config.scheme) / 16  # of a model in 16 bits
+    disk = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
     return Plan(tokens, 450_000_000 + working + held, disk + 2 * tokens * 2 * size.hidden)
 
 

@@ -48,10 +48,14 @@ def layout(scheme: Scheme) -> str:
 
 
 def quantization_config(
-    layers: Sequence[Layer], schemes: Mapping[str, Scheme], ignore: Sequence[str]
+    layers: Sequence[Layer],
+    schemes: Mapping[str, Scheme],
+    ignore: Sequence[str],
+    embedding: Sequence[Layer] = (),
 ) -> dict[str, Any]:
     """The `quantization_config` of a checkpoint whose quantised linear modules are `layers`, of `schemes`
-    by name; `ignore` names the linear modules that are not (the head).
+    by name; `ignore` names the linear modules that are not (the head). embedding: what outside the layers
+    is quantised too, of the same scheme.
     """
     used: dict[tuple[str, int | None], list[str]] = {}
     variants: dict[str, set[tuple[str, int | None]]] = {}
@@ -66,20 +70,23 @@ def quantization_config(
         if target not in targets:
             targets.append(target)
     layouts = {layout(schemes[name]) for name, _ in used}
-    zeros = any(not getattr(schemes[name].grid, "symmetric", True) for name, _ in used)
+    unpacked = bool(embedding) or any(not getattr(schemes[name].grid, "symmetric", True) for name, _ in used)
+    outside = [f"re:{re.escape(layer.name)}$" for layer in embedding]
+    quantized = {layer.name for layer in embedding}
     return {
         "quant_method": "compressed-tensors",
         "format": next(iter(layouts)) if len(layouts) == 1 else "mixed-precision",
         "quantization_status": "compressed",
         "global_compression_ratio": None,
-        # transformers 5.24 has no place for packed zero points but where it unpacks while it loads. (It would
-        # forget activations so, but no scheme with zero points has any.)
-        **({"dequantize": True} if zeros else {}),
+        # transformers 5.24 has no place for packed zero points or a packed embedding but where it unpacks while
+        # it loads. It unpacks all by one scheme then and forgets activations: stages/quantize.py sees to both.
+        **({"dequantize": True} if unpacked else {}),
         "kv_cache_scheme": None,
-        "ignore": list(ignore),
+        "ignore": [name for name in ignore if name not in quantized],
         "config_groups": {
             f"group_{i}": {
-                "targets": ["Linear"] if len(used) == 1 else [f"re:{target}$" for target in targets],
+                "targets": outside
+                + (["Linear"] if len(used) == 1 else [f"re:{target}$" for target in targets]),
                 **({"format": layout(schemes[name])} if len(layouts) > 1 else {}),
                 "input_activations": _activations(schemes[name]),
                 "output_activations": None,

@@ -9,7 +9,6 @@ weight is `(code − (qzero + 1)) · scale`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from torch import Tensor
 from ...errors import OnggiError
 from ...grids import IntegerGrid, Steps
 from ...models.checkpoint import Pending, pending
-from ..records import Layer
 from ..schemes import Scheme
 
 # What it can hold, of the schemes there are: words are filled evenly by 4 and 8 bits only.
@@ -56,26 +54,17 @@ def _words(codes: Tensor, bits: int) -> Tensor:
     return torch.where(words >= 1 << 31, words - (1 << 32), words).to(torch.int32)
 
 
-def quantization_config(layers: Sequence[Layer], scheme: Scheme) -> dict[str, Any]:
-    """The `quantization_config` of the checkpoint, also its `quantize_config.json`.
-
-    Raises OnggiError where matrices have groups of different sizes, which the layout cannot say.
+def quantization_config(scheme: Scheme) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint all of whose matrices have `scheme`, also its
+    `quantize_config.json`.
     """
-    groups = {layer.group for layer in layers}
-    if len(groups) > 1:
-        raise OnggiError(
-            f"the GPTQ layout has one group size for all matrices; this model needs {sorted(map(str, groups))}. "
-            "Choose a smaller group (w4a16-g32) or --format compressed-tensors."
-        )
     assert scheme.grid
     return {
         "quant_method": "gptq",
         "bits": scheme.grid.bits,
-        "group_size": next(iter(groups)) or -1,
+        "group_size": scheme.group or -1,
         "desc_act": False,
         "sym": True,
         "lm_head": False,
         "checkpoint_format": "gptq",
-        "damp_percent": 0.01,
-        "true_sequential": True,
     }
