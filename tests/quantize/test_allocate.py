@@ -9,18 +9,22 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
-from onggi import text
+from onggi import ledger, text
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
+from onggi.progress import progress
 from onggi.quantize import allocate, balance, fairness, sensitivity, stream
 from onggi.quantize.formats import compressed_tensors
 from onggi.quantize.passes import Method
 from onggi.quantize.schemes import SCHEMES
 from onggi.quantize.sensitivity import Unit
+from onggi.stages import QuantizeConfig, quantize
+from onggi.stages.base import Names
 from onggi.text.tokens import Tokens
 
 NAMES = ("en", "ko", "km")
@@ -113,8 +117,6 @@ def test_the_matrix_is_what_quantising_a_unit_does(
     unit = next(unit for unit in found if unit.layer == 1 and len(unit.names) == 2)
     before = fairness.unquantized(source, skeleton(model, torch.float32), held, tmp_path, CPU)
     taken: list[torch.Tensor] = []
-    from onggi.progress import progress
-
     with progress("one", layers) as bar:
         stream.quantize_layers(
             source, skeleton(model, torch.float32), dict.fromkeys(unit.names, SCHEMES["w2a16-g32"]),
@@ -133,3 +135,59 @@ def test_a_measurement_that_is_stopped_goes_on(tiny: Path, tmp_path: Path) -> No
     lines = (tmp_path / "units.jsonl").read_text().splitlines(keepends=True)
     (other / "units.jsonl").write_text("".join(lines[:6]) + lines[6][:40])
     assert measured(tiny, other, []) == whole
+
+
+def config(model: Path, **options: Any) -> QuantizeConfig:
+    given = {"text": "starter", "languages": Languages("en,ko,km"), "tokens": 600, "choices": Names(CHOICES)}
+    return QuantizeConfig(str(model), **{**given, **options})
+
+
+def test_a_budget_is_kept_and_the_matrix_measured_once(
+    tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = quantize(config(tiny_gemma, budget="3.6"), tmp_path / "a").path
+    about = ledger.read_json(made / "onggi.json")
+    assert about["scheme"] == "mixed" and len({layer["scheme"] for layer in about["layers"]}) > 1
+    checkpoint = Checkpoint(made)
+    weights = sum(unit["weights"] for unit in ledger.read_json(made / "sensitivity.json")["units"])
+    stored = sum(
+        entry.bytes for name, entry in checkpoint.entries.items() if name.endswith(("_packed", "_scale"))
+    )
+    assert 3.2 < about["bits"]["bits_per_weight"] <= 3.6 and 8 * stored / weights <= 3.65
+    price = about["bits"]["price"]
+    assert (
+        price["worst"]["worst"] <= price["mean"]["worst"] and price["mean"]["mean"] <= price["worst"]["mean"]
+    )
+    loaded = AutoModelForCausalLM.from_pretrained(made, dtype=torch.float32)
+    assert torch.isfinite(loaded(torch.tensor([[0, 5, 9]])).logits).all()
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(sensitivity, "measure", refuse)
+    size = sum(file.stat().st_size for file in tiny_gemma.iterdir())
+    small = quantize(
+        config(tiny_gemma, budget=f"{0.62 * size / 1e6}MB", damage="relative"), tmp_path / "b"
+    ).path
+    files = [file for file in small.iterdir() if file.name not in ("stage.json", "sensitivity.json")]
+    assert sum(file.stat().st_size for file in files) <= 0.62 * size
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"budget": "four"}, "budget: 'four' is neither bits"),
+        ({"budget": "4", "method": "awq"}, "awq does not serve"),
+        ({"budget": "4", "choices": Names("w4a16-g128,w8a8")}, "choices: w8a8 cannot be mixed"),
+        ({"budget": "4", "choices": Names("w4a16-g128,w5a16")}, "no scheme 'w5a16'"),
+        ({"budget": "4", "choices": Names("w8a16")}, "one is no choice"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(OnggiError, match=words):
+        config(Path("m"), **options)
+
+
+def test_a_budget_below_what_is_not_quantised_is_refused(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(OnggiError, match="less than what is not quantised"):
+        quantize(config(tiny, budget="10KB"), tmp_path / "w")

@@ -21,7 +21,7 @@ from torch import Tensor
 from .. import languages as tags
 from .. import ledger
 from ..engines.transformers import head_of
-from ..head import Head, compare
+from ..head import Head, compare, score
 from ..models import checkpoint as checkpoints
 from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder
@@ -67,6 +67,25 @@ def head(source: Checkpoint, decoder: Decoder) -> Head:
     return replace(head_of(decoder.model), weight=weight, bias=bias)
 
 
+def nats(states: Tensor, output: Head, held_out: Calibration) -> dict[str, float]:
+    """language → nats a token that the model needs for the held-out text; states as for `damage`."""
+    found = {}
+    for number, name in enumerate(held_out.names):
+        there, targets = _predicted(held_out, number)
+        own = states[held_out.owner == number][:, : there.shape[1]][there].float()
+        found[name] = float(score(own, output, targets).nll.double().mean())
+    return found
+
+
+def _predicted(held_out: Calibration, number: int) -> tuple[Tensor, Tensor]:
+    """Of one language's sequences, the positions whose states predict a token, and these tokens: the last of a
+    sequence predicts nothing of it, padding is none.
+    """
+    rows = held_out.owner == number
+    there = (held_out.weights[rows] > 0)[:, 1:]
+    return there, held_out.ids[rows][:, 1:][there]
+
+
 def damage(
     before: Tensor, after: Tensor, output: Head, held_out: Calibration, by: Measure
 ) -> dict[str, float]:
@@ -77,11 +96,10 @@ def damage(
     """
     found = {}
     for number, name in enumerate(held_out.names):
-        rows = held_out.owner == number
-        # A state predicts the next token: the last of a sequence predicts nothing of it, padding is none.
-        there = (held_out.weights[rows] > 0)[:, 1:]
-        targets = held_out.ids[rows][:, 1:][there]
-        states = [side[rows][:, :-1][there].float() for side in (before, after)]
+        there, targets = _predicted(held_out, number)
+        states = [
+            side[held_out.owner == number][:, : there.shape[1]][there].float() for side in (before, after)
+        ]
         first, second = compare(states, [output, output], targets)
         assert second.kl is not None
         total = float(second.kl.double().sum())

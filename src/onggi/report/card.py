@@ -89,6 +89,12 @@ def _library(about: Mapping[str, Any]) -> str:
 
 def _scheme(name: str, about: Mapping[str, Any]) -> str:
     """A scheme's name in words."""
+    if bits := about.get("bits"):
+        parts = ", ".join(f"{count} × {choice}" for choice, count in bits["modules"].items() if count)
+        return (
+            f"{bits['bits_per_weight']:.3f} bits a weight: of the layers' parts {parts}, chosen for the least damage "
+            f"of {'the worst language' if bits['objective'] == 'worst' else 'the mean'}"
+        )
     if name == "nf4":
         return "bitsandbytes' NF4, blocks of 64 with a scale in fp32"
     if name == "int8":

@@ -13,10 +13,26 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_text
-from .base import Plan, Stage, command, options, precision
+from . import quantize_bits, quantize_text
+from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
+_CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
+SCHEME_NAMES = (
+    "w4a16-g128",
+    "w4a16-g64",
+    "w4a16-g32",
+    "w4a16",
+    "w4a16-g128-asym",
+    "w3a16-g128",
+    "w2a16-g32",
+    "w8a16",
+    "w8a8",
+    "w8a8-smooth",
+    "fp8",
+    "nf4",
+    "int8",
+)
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -65,7 +81,7 @@ class QuantizeConfig:
     damage to text that is held out, so that the worst language leads; quantises up to six times. none: all
     text in one pot, as other tools do."""
     damage: Literal["kl", "kl_per_passage", "relative"] = "kl"
-    """What minimax evens out: KL from the original in nats a token; nats for the same text (it must be parallel);
+    """What minimax and a budget even out: KL from the original in nats a token; nats for the same text (it must be parallel);
     or nats for each nat that the model needs for the text itself."""
     text: str | None = None
     """Calibration text: a source as `onggi text` takes, or a folder it made; or self: the model writes its own
@@ -87,6 +103,14 @@ class QuantizeConfig:
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
+    budget: str | None = None
+    """Mix bits instead of one --scheme: bits of a quantised weight with its scales (4.25), or the size of all files
+    (190MB). What each part of the model costs each language is measured first, some minutes for a small model,
+    once: another budget reuses it."""
+    choices: Names = _CHOICES
+    """What a budget picks among for each part: symmetric schemes of weights alone."""
+    objective: Literal["worst", "mean"] = "worst"
+    """What a budget minimises: the damage of the language that pays most, or the mean; the price of each is said."""
     damping: float = 0.01
     """Added to the diagonal of the second moments, as a share of its mean; more is steadier."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -127,8 +151,10 @@ class QuantizeConfig:
                 f"fairness: minimax moves the languages' shares in calibration, and {self.scheme} by {self.method} "
                 "has none; use --method gptq."
             )
-        if self.damage != "kl" and self.fairness != "minimax":
-            raise OnggiError(f"damage: {self.damage} is for --fairness minimax.")
+        if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
+            raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
+        if self.budget:
+            quantize_bits.check(self)
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
         if self.embedding and (self.scheme, self.format) != (EMBEDDING[self.embedding], "compressed-tensors"):
@@ -226,13 +252,20 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         scheme = stream.uniform(scheme, decoder)
     store = gptq.store if config.format == "gptq" else compressed_tensors.store
     total = len(decoder.layers)
+    schemes: Any = scheme
+    mixed = None
+    if config.budget:
+        assert calibration and text.held_out
+        schemes, mixed = quantize_bits.allocate(
+            config, job, source, folder, dtype, device, calibration, text.held_out
+        )
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
         with progress(f"quantize {job.out.name}", total) as bar:
             return stream.quantize_layers(
                 source,
                 skeleton(folder, dtype),
-                scheme,
+                schemes,
                 store,
                 place,
                 calibration,
@@ -245,9 +278,10 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             )
 
     balance = None
-    if text.held_out is None or calibration is None:
+    if config.fairness != "minimax":
         layers = solve(calibration, job.work)
     else:
+        assert calibration and text.held_out
         held_out = text.held_out
         found = fairness.minimax(
             solve,
@@ -269,7 +303,9 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
     _say_what_is_odd(wanted, layers, decoder)
 
-    names = list(text.files)
+    names = [*text.files, *([quantize_bits.MATRIX] if mixed else [])]
+    used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
+    vllm = all(one.vllm for one in used) and not config.embedding
     if config.format == "gptq":
         made = gptq.quantization_config(scheme)
         ledger.write_json(job.work / "quantize_config.json", made)
@@ -278,7 +314,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         made = bitsandbytes.quantization_config(scheme, decoder.others())
     else:
         made = compressed_tensors.quantization_config(
-            layers, {scheme.name: scheme}, decoder.others(), embedding
+            layers, {one.name: one for one in used} | {scheme.name: scheme}, decoder.others(), embedding
         )
     ledger.write_json(job.work / "config.json", source.config | {"quantization_config": made})
     shards = {
@@ -295,11 +331,12 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             "grid": base.get("grid"),
         },
         "made_by": "onggi quantize",
-        "scheme": config.scheme,
+        "scheme": "mixed" if mixed else config.scheme,
+        "bits": mixed,
         "format": made.get("format", config.format) if scheme.grid else "bitsandbytes",
         "method": config.method if scheme.grid else "bitsandbytes",
         "embedding": config.embedding,
-        "serve": "vllm serve FOLDER" if scheme.vllm and not config.embedding else None,
+        "serve": "vllm serve FOLDER" if vllm else None,
         "fairness": config.fairness if calibration else None,
         "balance": balance,
         "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
@@ -315,7 +352,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
-    _say_how_to_serve(config, job.out, vllm=scheme.vllm and not config.embedding)
+    _say_how_to_serve(config, job.out, vllm=vllm)
     return made_at
 
 
@@ -366,8 +403,7 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
     elif config.scheme in LIBRARY:
         say(f"{config.scheme} is for comparison in transformers, which loads it with bitsandbytes installed.")
     else:
-        bits = config.scheme[1]
-        say(f"{bits}-bit weights load in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
+        say("It loads in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 
 
 def plan(config: QuantizeConfig) -> Plan:

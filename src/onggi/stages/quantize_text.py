@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 NO_PROBE = no_probe("calibration")
 # Of the passages one in so many is held out for minimax, and tokens of each language are drawn from these.
-HELD_OUT, WATCHED = 8, 512
+# With a budget alone fewer: hundreds of trials each pass all of them.
+HELD_OUT, WATCHED, PARTS_WATCHED = 8, 512, 192
 # What the model wrote, kept or not and why, among the files of the artifact.
 WRITTEN = "calibration.jsonl"
 
@@ -68,13 +69,13 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     if config.text == "self":
         passages, written = written, {}
     held_out = None
-    if minimax:
+    if minimax or config.budget:
         passages, apart = draw.hold_out(passages, HELD_OUT)
         held_out = balance.draw(
             apart,
             tokens.encode,
             tokens.prefix,
-            WATCHED * len(apart),
+            (WATCHED if minimax else PARTS_WATCHED) * len(apart),
             balanced=True,
             share="content" if config.damage == "kl_per_passage" else "tokens",
             seed=config.seed,
@@ -115,7 +116,7 @@ def _written(
         )
     starts = {language: list(ships.passages(language).values()) for language in languages}
     each = int(config.tokens * config.written) // len(languages) + 1
-    if config.fairness == "minimax" and config.text == "self":
+    if (config.fairness == "minimax" or config.budget) and config.text == "self":
         each += each // HELD_OUT + WATCHED
     # While it is at work in the partial folder, so that a killed run goes on; a file of the artifact at the end.
     file = job.partial / WRITTEN
