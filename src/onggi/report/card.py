@@ -44,6 +44,11 @@ def quantized(about: Mapping[str, Any]) -> str:
             lines += _balance(about["balance"])
     if base.get("grid"):
         lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
+    if about.get("bits"):
+        lines += [
+            "",
+            "![What each layer costs each language, and the bits that its parts got](sensitivity.svg)",
+        ]
     if about.get("terms"):
         lines += ["", about["terms"]]
     lines += [

@@ -303,7 +303,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
     _say_what_is_odd(wanted, layers, decoder)
 
-    names = [*text.files, *([quantize_bits.MATRIX] if mixed else [])]
+    names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
     vllm = all(one.vllm for one in used) and not config.embedding
     if config.format == "gptq":

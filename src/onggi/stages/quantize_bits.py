@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from ..quantize.sensitivity import Unit
     from .quantize import QuantizeConfig
 
-# What was measured, among the files of the artifact: the report draws it.
-MATRIX = "sensitivity.json"
+# What was measured, and its figure, among the files of the artifact.
+MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", re.IGNORECASE)
 _REVISION = 1
@@ -86,6 +86,7 @@ def allocate(
     from ..quantize import allocate as allocation
     from ..quantize import fairness
     from ..quantize.schemes import SCHEMES
+    from ..report.heatmap import heatmap
 
     schemes = [SCHEMES[name] for name in config.choices]
     decoder = skeleton(folder, dtype)
@@ -121,15 +122,14 @@ def allocate(
         f"(mean {chosen.mean:.4f}); by the {'mean' if other is price['mean'] else 'worst'} "
         f"{other.worst:.4f} (mean {other.mean:.4f})."
     )
-    ledger.write_json(
-        job.work / MATRIX,
-        {
-            "units": [vars(unit) for unit in units],
-            "nats": nats,
-            "chosen": chosen.choices,
-            "damage": config.damage,
-        },
-    )
+    matrix = {
+        "units": [vars(unit) for unit in units],
+        "nats": nats,
+        "chosen": chosen.choices,
+        "damage": config.damage,
+    }
+    ledger.write_json(job.work / MATRIX, matrix)
+    (job.work / FIGURE).write_text(heatmap(matrix), encoding="utf-8")
     note = {
         "budget": config.budget,
         "objective": config.objective,
