@@ -8,5 +8,6 @@ running sums. Everything that scores, compares or trains stands on it.
 
 from .chunks import Head, Scores, compare, score
 from .losses import cross_entropy
+from .sampled import drawn, drawn_kl
 
-__all__ = ["Head", "Scores", "compare", "cross_entropy", "score"]
+__all__ = ["Head", "Scores", "compare", "cross_entropy", "drawn", "drawn_kl", "score"]

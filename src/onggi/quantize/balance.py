@@ -6,8 +6,8 @@ the second moments, so that a language whose text runs short keeps its weight al
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ class Calibration:
     shape, fp32, each token's share in the second moments: 0 for padding, `_START` for start tokens,
     an average of 1 over the others. counts: tokens of each language, start tokens included. names: the
     languages, and owner (sequences,) int64 which of them each sequence is in; one name, `pooled`, where
-    sequences mix them.
+    sequences mix them. watched: the last so many sequences weigh nothing and only go along, for what becomes
+    of them.
     """
 
     ids: Tensor
@@ -36,6 +37,33 @@ class Calibration:
     names: tuple[str, ...]
     owner: Tensor
     short: dict[str, int] = field(default_factory=dict)  # language → tokens asked for but not there
+    watched: int = 0
+
+    def weighted(self, shares: Mapping[str, float]) -> Calibration:
+        """The same with `shares` (any positive numbers, λ of DESIGN §5) of each language in the moments."""
+        of_sequence = torch.tensor([shares[name] for name in self.names])[self.owner].unsqueeze(1)
+        content = self.weights.clone()
+        content[:, 0] = 0
+        weights = content * of_sequence
+        weights *= content.sum() / weights.sum()
+        weights[:, 0] = self.weights[:, 0]
+        return replace(self, weights=weights)
+
+    def watching(self, held_out: Calibration) -> Calibration:
+        """The same text with `held_out`, of the same languages, going along behind it."""
+        width = max(self.ids.shape[1], held_out.ids.shape[1])
+
+        def wide(rows: Tensor, fill: float) -> Tensor:
+            return torch.nn.functional.pad(rows, (0, width - rows.shape[1]), value=fill)
+
+        prefix = int(self.ids[0, 0])
+        return replace(
+            self,
+            ids=torch.cat([wide(self.ids, prefix), wide(held_out.ids, prefix)]),
+            weights=torch.cat([wide(self.weights, 0), wide(torch.zeros_like(held_out.weights), 0)]),
+            owner=torch.cat([self.owner, held_out.owner]),
+            watched=len(held_out.ids),
+        )
 
 
 def draw(
@@ -48,14 +76,31 @@ def draw(
     share: str = "tokens",
     seed: int = 0,
     length: int = LENGTH,
+    beside: Mapping[str, Mapping[str, str]] | None = None,
+    beside_share: float = 0.0,
 ) -> Calibration:
     """Draw `tokens` tokens of calibration from `passages` (language → id → text); see `text.draw`.
 
-    Raises OnggiError where a language has no text or gets no token.
+    beside: other passages of the same languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or gets no token.
     """
-    drawn = drawing.draw(
-        passages, encode, prefix, tokens, balanced=balanced, share=share, seed=seed, length=length
-    )
+    own = {name: texts for name, texts in (beside or {}).items() if beside_share}
+    # A language without a text beside has all of its share from the first.
+    sources = [
+        (passages, own.keys(), 1 - beside_share),
+        (passages, passages.keys() - own.keys(), 1.0),
+        (own, own.keys(), beside_share),
+    ]
+    parts = []
+    for source, names, part in sources:
+        texts = {name: source[name] for name in passages if name in names}
+        room = round(tokens * part * len(texts) / len(passages))
+        if room:
+            parts.append(
+                drawing.draw(
+                    texts, encode, prefix, room, balanced=balanced, share=share, seed=seed, length=length
+                )
+            )
+    drawn = _together(parts, list(passages))
     rows: list[tuple[list[int], float]] = []
     owner: list[int] = []
     for number, run in enumerate(drawn.runs.values()):
@@ -71,3 +116,17 @@ def draw(
     weights /= weights[weights > 0].mean()
     weights[:, 0] = _START
     return Calibration(ids, weights, drawn.counts, tuple(drawn.runs), torch.tensor(owner), drawn.short)
+
+
+def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawing.Sequences:
+    """Several draws as one, languages in `order`."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
+        return {name: total for name in order if (total := sum(one.get(name, 0) for one in counts))}
+
+    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in order}
+    return drawing.Sequences(
+        runs, added([part.counts for part in parts]), added([part.short for part in parts])
+    )

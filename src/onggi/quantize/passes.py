@@ -10,6 +10,7 @@ there, so that memory does not grow with the text.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -120,8 +121,24 @@ class Pass:
         self.action: Callable[..., Any] = lambda *_: None
         self.entering: tuple[Tensor, bool] | None = None
 
-    def run(self, done: int) -> None:
-        """Quantise the layers from `done` on."""
+    def run(self, done: int, watch: Callable[[Tensor], None] | None = None) -> None:
+        """Quantise the layers from `done` on. watch: is given what the output head gets of the calibration's
+        watched sequences, (watched, length, hidden), before the last layer counts as done.
+        """
+        self.prepare()
+        for index in range(done, len(self.decoder.layers)):
+            self.index = index
+            work = _LayerWork(self)
+            work.quantize()
+            if watch and index == len(self.decoder.layers) - 1:
+                watch(self._watched())
+            self.keep(index, work.tensors(), work.records)
+            self.states.forget(index - 1)
+            drop(work.layer)
+        self._report()
+
+    def prepare(self) -> None:
+        """What the passes need besides the layers: their hooks, what stands before them, the text's embedding."""
         for index, layer in enumerate(self.decoder.layers):
             layer.forward = self._visit(index, layer.forward)
         # Buffers outside the layers (rotary frequencies) follow the computation.
@@ -130,14 +147,51 @@ class Pass:
                 module._buffers[name] = buffer.to(self.device)
         self._fill_others()
         self._embed()
-        for index in range(done, len(self.decoder.layers)):
-            self.index = index
-            work = _LayerWork(self)
-            work.quantize()
-            self.keep(index, work.tensors(), work.records)
-            self.states.forget(index - 1)
-            drop(work.layer)
-        self._report()
+
+    def watches(self, batch: int) -> int:
+        """How many of a batch's sequences are watched: its last."""
+        rows = self.batches[batch]
+        return min(max(0, rows.stop - (len(self.ids) - self.calibration.watched)), rows.stop - rows.start)
+
+    def _watched(self) -> Tensor:
+        """The watched sequences as the output head gets them, from the states that left the last layer."""
+        last = len(self.decoder.layers) - 1
+        found = []
+        for batch, rows in enumerate(self.batches):
+            count = self.watches(batch)
+            if count:
+                states, as_tuple = self.states.load(last, batch)
+                found.append(self.finished((states, as_tuple), rows)[-count:].cpu())
+        self.states.forget(last)
+        return torch.cat(found)
+
+    def onward(self, index: int, entering: tuple[Tensor, bool] | None, rows: slice) -> tuple[Tensor, bool]:
+        """The sequences `rows` of the text through one layer as it stands. entering: their states and whether
+        layers return them in a tuple; None before the first layer. The same of what leaves it.
+        """
+        self.index, self.entering = index, entering
+        result: list[Any] = []
+
+        def act(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            result.append(forward(*args, **kwargs))
+            raise Stop
+
+        self.action = act
+        with contextlib.suppress(Stop), torch.no_grad():
+            self.decoder.model(input_ids=self.ids[rows], use_cache=False)
+        output = result[0]
+        return (output[0], True) if isinstance(output, tuple) else (output, False)
+
+    def finished(self, entering: tuple[Tensor, bool], rows: slice) -> Tensor:
+        """States (sequences, length, hidden) of `rows` that left the last layer, through what stands between
+        it and the head.
+        """
+        model: Any = self.decoder.model
+        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+        self.index, self.entering = len(self.decoder.layers), entering  # all of them hand on
+        with torch.no_grad():
+            states: Tensor = body(input_ids=self.ids[rows], use_cache=False).last_hidden_state
+        return states
 
     def drive(self, batch: int, action: Callable[..., Any], *, short: int | None = None) -> Any:
         """Run the model up to the layer in hand and there `action(forward, args, kwargs)`, whose result is
@@ -378,14 +432,14 @@ class _LayerWork:
     def _pass_on(self, first: Mapping[str, Tap], mixtures: Mapping[str, Mapping[str, list[Tap]]]) -> None:
         owner = self.owner
         last = self.index == len(owner.decoder.layers) - 1
-        if last and len(owner.batches) > 1:
-            return
         for batch in range(len(owner.batches)):
+            if last and len(owner.batches) > 1 and not owner.watches(batch):
+                continue
             output = owner.drive(batch, self.forward(batch, first, mixtures))
             states = output[0] if isinstance(output, tuple) else output
             if not bool(torch.isfinite(states).all()):
                 raise OnggiError(f"layer {self.index}: its outputs on the calibration text are not finite.")
-            if not last:
+            if not last or owner.watches(batch):
                 owner.states.save(self.index, batch, states, isinstance(output, tuple))
 
     def forward(

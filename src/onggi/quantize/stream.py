@@ -65,14 +65,15 @@ def quantize_layers(
     *,
     store_weight: StoreWeight | None = None,
     room: int | None = None,
+    watch: Callable[[Tensor], None] | None = None,
 ) -> list[Layer]:
     """Write the quantised shards of `source` to `out`, by rounding where there is no calibration.
 
     schemes: one for all matrices, or for each by its module's name in the checkpoint
     (`model.layers.3.mlp.up_proj`) as a mapping or a function; a module without one stays as it is. What
     vLLM fuses (query, key and value; gate and up) should have the same. room: numbers of the widest
-    activation in one batch of the calibration text. Shards that are already there are kept. Returns what
-    was done to each matrix.
+    activation in one batch of the calibration text. watch: see `Pass.run`. Shards that are already there
+    are kept. Returns what was done to each matrix.
 
     Raises OnggiError naming the layer for activations that are not finite.
     """
@@ -98,7 +99,7 @@ def quantize_layers(
                 keep(index, *_round_layer(source, decoder, names, index, choose, store, store_weight))
         else:
             used = method or Method()
-            Pass(source, decoder, choose, store, out, calibration, keep, device, used, room).run(done)
+            Pass(source, decoder, choose, store, out, calibration, keep, device, used, room).run(done, watch)
     for file in out.glob("states-*"):
         file.unlink()
     return records

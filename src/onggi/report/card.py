@@ -40,8 +40,15 @@ def quantized(about: Mapping[str, Any]) -> str:
         ]
         if calibration.get("short"):
             lines.append(f"- the text ran short (tokens lacking): {calibration['short']}")
+        if about.get("balance"):
+            lines += _balance(about["balance"])
     if base.get("grid"):
         lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
+    if about.get("bits"):
+        lines += [
+            "",
+            "![What each layer costs each language, and the bits that its parts got](sensitivity.svg)",
+        ]
     if about.get("terms"):
         lines += ["", about["terms"]]
     lines += [
@@ -54,6 +61,28 @@ def quantized(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _balance(balance: Mapping[str, Any]) -> list[str]:
+    """The shares that were found, and what they did to each language of the text held out."""
+    rounds = balance["rounds"]
+    first, best = rounds[0], rounds[balance["best"]]
+    return [
+        f"- the languages' shares, of {len(rounds)} rounds the one whose worst language lost least "
+        f"({_DAMAGE[balance['damage']]}, on calibration text held out):",
+        "",
+        "| | share | damage, equal shares | damage |",
+        "|---|---|---|---|",
+        *(
+            f"| {tags.name(tag)} | {share:.2f} | {first['damage'][tag]:.4f} | {best['damage'][tag]:.4f} |"
+            for tag, share in best["shares"].items()
+        ),
+    ]
+
+
+_DAMAGE = {
+    "kl": "KL, nats a token",
+    "kl_per_passage": "KL, nats for the same text",
+    "relative": "KL, nats for each nat of the text",
+}
 _NOT_SERVED = "It loads in transformers; vLLM has no kernels for this scheme."
 
 
@@ -65,6 +94,12 @@ def _library(about: Mapping[str, Any]) -> str:
 
 def _scheme(name: str, about: Mapping[str, Any]) -> str:
     """A scheme's name in words."""
+    if bits := about.get("bits"):
+        parts = ", ".join(f"{count} × {choice}" for choice, count in bits["modules"].items() if count)
+        return (
+            f"{bits['bits_per_weight']:.3f} bits a weight: of the layers' parts {parts}, chosen for the least damage "
+            f"of {'the worst language' if bits['objective'] == 'worst' else 'the mean'}"
+        )
     if name == "nf4":
         return "bitsandbytes' NF4, blocks of 64 with a scale in fp32"
     if name == "int8":
@@ -264,6 +299,7 @@ _METHODS = {
 }
 _FAIRNESS = {
     "balanced": "each language has the same share in the second moments",
+    "minimax": "each language's share in the second moments follows its damage",
     "none": "all text in one pot",
 }
 

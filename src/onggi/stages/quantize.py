@@ -8,16 +8,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from .base import Plan, Stage, command, no_probe, options, precision
+from . import quantize_bits, quantize_text
+from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
-_NO_PROBE = no_probe("calibration")
+_CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
+SCHEME_NAMES = (
+    "w4a16-g128",
+    "w4a16-g64",
+    "w4a16-g32",
+    "w4a16",
+    "w4a16-g128-asym",
+    "w3a16-g128",
+    "w2a16-g32",
+    "w8a16",
+    "w8a8",
+    "w8a8-smooth",
+    "fp8",
+    "nf4",
+    "int8",
+)
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -61,12 +76,20 @@ class QuantizeConfig:
     """gptq: error feedback on calibration text. awq: scales for the input columns, searched by each
     group's output error, equal weight for each language; then rounding. rtn: round to nearest, without text.
     nf4 and int8 are rounded by bitsandbytes whatever stands here."""
-    fairness: Literal["balanced", "none"] = "balanced"
-    """How calibration treats languages. balanced: an equal share each. none: all text in one pot,
-    as other tools do."""
+    fairness: Literal["balanced", "minimax", "none"] = "balanced"
+    """How calibration treats languages. balanced: an equal share each. minimax: shares that follow the
+    damage to text that is held out, so that the worst language leads; quantises up to six times. none: all
+    text in one pot, as other tools do."""
+    damage: Literal["kl", "kl_per_passage", "relative"] = "kl"
+    """What minimax and a budget even out: KL from the original in nats a token; nats for the same text (it must be parallel);
+    or nats for each nat that the model needs for the text itself."""
     text: str | None = None
-    """Calibration text: a source as `onggi text` takes, or a folder it made. Not the probe, which is
-    for measuring. rtn needs none (but for w8a8-smooth)."""
+    """Calibration text: a source as `onggi text` takes, or a folder it made; or self: the model writes its own
+    from starts that ship in 55 languages, kept where it stays in the language. Not the probe, which is for
+    measuring. rtn needs none (but for w8a8-smooth)."""
+    self_share: float | None = None
+    """Of the calibration tokens, the share that the model writes itself beside the text (default: 0; with
+    --text self 1)."""
     languages: Languages | None = None
     """Languages to calibrate on, as en,ko; default: all that the text has."""
     tokens: int = 8192
@@ -80,6 +103,14 @@ class QuantizeConfig:
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
+    budget: str | None = None
+    """Mix bits instead of one --scheme: bits of a quantised weight with its scales (4.25), or the size of all files
+    (190MB). What each part of the model costs each language is measured first, some minutes for a small model,
+    once: another budget reuses it."""
+    choices: Names = _CHOICES
+    """What a budget picks among for each part: symmetric schemes of weights alone."""
+    objective: Literal["worst", "mean"] = "worst"
+    """What a budget minimises: the damage of the language that pays most, or the mean; the price of each is said."""
     damping: float = 0.01
     """Added to the diagonal of the second moments, as a share of its mean; more is steadier."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
@@ -102,11 +133,28 @@ class QuantizeConfig:
                 f"text: {wants} needs calibration text (--text debian:libreoffice-help, or a file)."
             )
         if self.text == "probe":
-            raise OnggiError(_NO_PROBE)
+            raise OnggiError(quantize_text.NO_PROBE)
         if self.tokens < 1:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
+        if self.self_share is not None and not 0 <= self.self_share <= 1:
+            raise OnggiError(f"self_share: {self.self_share} is not between 0 and 1.")
+        if self.text == "self" and self.self_share not in (None, 1.0):
+            raise OnggiError("self_share: with --text self there is no other text; name one with --text.")
+        if self.share == "content" and self.written:
+            raise OnggiError(
+                "share: content needs the same passages in each language; a model writes others."
+            )
         if self.share == "content" and self.fairness == "none":
             raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
+        if self.fairness == "minimax" and not (self.calibrates and self.method != "rtn"):
+            raise OnggiError(
+                f"fairness: minimax moves the languages' shares in calibration, and {self.scheme} by {self.method} "
+                "has none; use --method gptq."
+            )
+        if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
+            raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
+        if self.budget:
+            quantize_bits.check(self)
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
         if self.embedding and (self.scheme, self.format) != (EMBEDDING[self.embedding], "compressed-tensors"):
@@ -123,6 +171,11 @@ class QuantizeConfig:
             )
 
     @property
+    def written(self) -> float:
+        """The share of calibration tokens that the model writes itself."""
+        return 1.0 if self.text == "self" else self.self_share or 0.0
+
+    @property
     def calibrates(self) -> bool:
         """Whether text is needed."""
         return self.scheme not in LIBRARY and (self.method != "rtn" or self.scheme == "w8a8-smooth")
@@ -135,7 +188,10 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
 
     found: dict[str, Any] = {"model": references.fingerprint(config.model)}
     if config.calibrates and config.text:
-        found["text"] = text.fingerprint(config.text, config.languages)
+        sources = [config.text] if config.text != "self" else []
+        sources += ["starts"] if config.written else []
+        prints = [text.fingerprint(name, config.languages) for name in sources]
+        found["text"] = prints[0] if len(prints) == 1 else ledger.digest(prints)
     return found
 
 
@@ -169,7 +225,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     from ..models import checkpoint as checkpoints
     from ..models import references
     from ..models.decoder import skeleton
-    from ..quantize import stream
+    from ..quantize import fairness, stream
     from ..quantize.formats import bitsandbytes, compressed_tensors, gptq
     from ..quantize.passes import Method
     from ..quantize.schemes import SCHEMES
@@ -184,7 +240,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
-    calibration, source_text = _calibration(config, folder) if config.calibrates else (None, {})
+    text = quantize_text.calibration(config, folder, job) if config.calibrates else quantize_text.NONE
+    calibration = text.drawn
     release_memory()
     decoder = skeleton(folder, dtype)
     _check_shapes(config.model, source, decoder)
@@ -195,24 +252,60 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         scheme = stream.uniform(scheme, decoder)
     store = gptq.store if config.format == "gptq" else compressed_tensors.store
     total = len(decoder.layers)
-    with progress(f"quantize {job.out.name}", total) as bar:
-        layers = stream.quantize_layers(
-            source,
-            decoder,
-            scheme,
-            store,
-            job.work,
-            calibration,
-            bar,
-            job.tick,
-            device,
-            Method(config.method, config.damping),
-            store_weight=bitsandbytes.store,
+    schemes: Any = scheme
+    mixed = None
+    if config.budget:
+        assert calibration and text.held_out
+        schemes, mixed = quantize_bits.allocate(
+            config, job, source, folder, dtype, device, calibration, text.held_out
         )
-        embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
+
+    def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
+        with progress(f"quantize {job.out.name}", total) as bar:
+            return stream.quantize_layers(
+                source,
+                skeleton(folder, dtype),
+                schemes,
+                store,
+                place,
+                calibration,
+                bar,
+                job.tick,
+                device,
+                Method(config.method, config.damping),
+                store_weight=bitsandbytes.store,
+                watch=watch,
+            )
+
+    balance = None
+    if config.fairness != "minimax":
+        layers = solve(calibration, job.work)
+    else:
+        assert calibration and text.held_out
+        held_out = text.held_out
+        found = fairness.minimax(
+            solve,
+            lambda place: fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device),
+            fairness.head(source, decoder),
+            calibration,
+            held_out,
+            config.damage,
+            job.partial / "rounds",
+        )
+        layers = found.layers
+        for shard in found.folder.glob("model-*.safetensors"):
+            shard.replace(job.work / shard.name)
+        balance = {
+            "damage": config.damage,
+            "rounds": [vars(one) for one in found.rounds],
+            "best": found.best,
+        }
+    embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
     _say_what_is_odd(wanted, layers, decoder, source)
 
-    names = []
+    names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
+    used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
+    vllm = all(one.vllm for one in used) and not config.embedding
     if config.format == "gptq":
         made = gptq.quantization_config(scheme)
         ledger.write_json(job.work / "quantize_config.json", made)
@@ -221,7 +314,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         made = bitsandbytes.quantization_config(scheme, decoder.others())
     else:
         made = compressed_tensors.quantization_config(
-            layers, {scheme.name: scheme}, decoder.others(), embedding
+            layers, {one.name: one for one in used} | {scheme.name: scheme}, decoder.others(), embedding
         )
     ledger.write_json(job.work / "config.json", source.config | {"quantization_config": made})
     shards = {
@@ -238,13 +331,15 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             "grid": base.get("grid"),
         },
         "made_by": "onggi quantize",
-        "scheme": config.scheme,
+        "scheme": "mixed" if mixed else config.scheme,
+        "bits": mixed,
         "format": made.get("format", config.format) if scheme.grid else "bitsandbytes",
         "method": config.method if scheme.grid else "bitsandbytes",
         "embedding": config.embedding,
-        "serve": "vllm serve FOLDER" if scheme.vllm and not config.embedding else None,
+        "serve": "vllm serve FOLDER" if vllm else None,
         "fairness": config.fairness if calibration else None,
-        "calibration": {**source_text, "tokens": calibration.counts, "short": calibration.short}
+        "balance": balance,
+        "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
@@ -257,7 +352,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
-    _say_how_to_serve(config, job.out, vllm=scheme.vllm and not config.embedding)
+    _say_how_to_serve(config, job.out, vllm=vllm)
     return made_at
 
 
@@ -316,36 +411,7 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
     elif config.scheme in LIBRARY:
         say(f"{config.scheme} is for comparison in transformers, which loads it with bitsandbytes installed.")
     else:
-        bits = config.scheme[1]
-        say(f"{bits}-bit weights load in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
-
-
-def _calibration(config: QuantizeConfig, folder: Path) -> tuple[Any, dict[str, Any]]:
-    """The tokens drawn, and what text they are from. Tokenizer and text do not outlive this: for a
-    small model with a large vocabulary they are most of the memory.
-    """
-    from .. import text
-    from ..quantize import balance
-    from ..text.tokens import Tokens
-
-    assert config.text
-    found = text.load(config.text, config.languages)
-    if found.name == "probe":  # a folder that `onggi text` made of it
-        raise OnggiError(_NO_PROBE)
-    languages = config.languages or Languages(found.languages)
-    tokens = Tokens(folder)
-    drawn = balance.draw(
-        {language: found.passages(language) for language in languages},
-        tokens.encode,
-        tokens.prefix,
-        config.tokens,
-        balanced=config.fairness == "balanced",
-        share=config.share,
-        seed=config.seed,
-    )
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
-    say(f"Calibration tokens: {said} (from {found.name}).")
-    return drawn, {"text": found.name, "licence": found.licence}
+        say("It loads in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 
 
 def plan(config: QuantizeConfig) -> Plan:

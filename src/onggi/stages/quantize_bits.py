@@ -1,0 +1,211 @@
+"""`onggi quantize --budget`: which part of the model gets how many bits."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import languages as tags
+from .. import ledger
+from ..errors import OnggiError
+from ..progress import progress, say
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import Checkpoint
+    from ..quantize.balance import Calibration
+    from ..quantize.sensitivity import Unit
+    from .quantize import QuantizeConfig
+
+# What was measured, and its figure, among the files of the artifact.
+MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", re.IGNORECASE)
+_REVISION = 1
+
+
+@dataclass(frozen=True)
+class Budget:
+    """bits: of a quantised weight with its scale; or bytes: of the whole artifact."""
+
+    bits: float | None
+    bytes: int | None
+
+
+def parse(text: str) -> Budget:
+    """`4.25` is bits of a quantised weight, `190MB` the whole artifact. Raises OnggiError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if not found or float(found[1]) == 0:
+        raise OnggiError(
+            f"budget: {text!r} is neither bits of a weight (4.25) nor a size of all files (190MB)."
+        )
+    if found[2]:
+        return Budget(None, int(float(found[1]) * _UNITS[found[2].upper()]))
+    return Budget(float(found[1]), None)
+
+
+def check(config: QuantizeConfig) -> None:
+    """Raises OnggiError for options that do not go with a budget, naming them."""
+    from .quantize import ACTIVATIONS, LIBRARY, SCHEME_NAMES
+
+    assert config.budget
+    parse(config.budget)
+    if config.method != "gptq":
+        raise OnggiError(f"budget: bits are given by what they cost on text; {config.method} does not serve.")
+    if config.format != "compressed-tensors" or config.embedding:
+        raise OnggiError(
+            "budget: mixed bits go into the compressed-tensors layout only, without --embedding."
+        )
+    for name in config.choices:
+        if name not in SCHEME_NAMES:
+            raise OnggiError(f"choices: there is no scheme {name!r}; see --scheme.")
+        if name in (*ACTIVATIONS, *LIBRARY) or name.endswith("asym"):
+            raise OnggiError(
+                f"choices: {name} cannot be mixed; choose among symmetric schemes of weights alone."
+            )
+    if len(config.choices) < 2:
+        raise OnggiError("choices: one is no choice; name two or more.")
+
+
+def allocate(
+    config: QuantizeConfig,
+    job: ledger.Job,
+    source: Checkpoint,
+    folder: Path,
+    dtype: Any,
+    device: Any,
+    calibration: Calibration,
+    held_out: Calibration,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Module → scheme, and what to note of it. The matrix is measured once for a model and text, and kept in
+    the cache: another budget only solves again.
+    """
+    from ..models import checkpoint as checkpoints
+    from ..models.decoder import skeleton
+    from ..quantize import allocate as allocation
+    from ..quantize import fairness
+    from ..quantize.schemes import SCHEMES
+    from ..report.heatmap import heatmap
+
+    schemes = [SCHEMES[name] for name in config.choices]
+    decoder = skeleton(folder, dtype)
+    output = fairness.head(source, decoder)
+    units, nats = _measured(
+        config, job, source, folder, dtype, device, calibration, held_out, output, schemes
+    )
+    scales = None
+    if config.damage == "relative":
+        scales = {name: 1 / value for name, value in nats.items()}
+    elif config.damage == "kl_per_passage":
+        counts = [int((held_out.weights[held_out.owner == n][:, 1:] > 0).sum()) for n in range(len(nats))]
+        scales = dict(zip(held_out.names, map(float, counts), strict=True))
+    weights = sum(unit.weights for unit in units)
+    budget = parse(config.budget or "")
+    room = (budget.bits or 0.0) * weights
+    if budget.bytes:
+        inside = {f"{name}.weight" for unit in units for name in unit.names}
+        rest = sum(entry.bytes for name, entry in source.entries.items() if name not in inside)
+        others = sum(file.stat().st_size for file in checkpoints.companions(folder))
+        room = 8.0 * (budget.bytes - rest - others - _OVERHEAD)
+        if room <= 0:
+            raise OnggiError(
+                f"budget: {config.budget} is less than what is not quantised (embedding, norms, tokenizer: "
+                f"{(rest + others) / 1e6:.0f} MB)."
+            )
+    price = {name: allocation.allocate(units, room, name, scales) for name in ("worst", "mean")}
+    chosen = price[config.objective]
+    other = price["mean" if config.objective == "worst" else "worst"]
+    worst = max(chosen.damage, key=chosen.damage.__getitem__)
+    say(
+        f"{chosen.bits / weights:.3f} bits a weight: {tags.name(worst)} would pay most, {chosen.worst:.4f} "
+        f"(mean {chosen.mean:.4f}); by the {'mean' if other is price['mean'] else 'worst'} "
+        f"{other.worst:.4f} (mean {other.mean:.4f})."
+    )
+    matrix = {
+        "units": [vars(unit) for unit in units],
+        "nats": nats,
+        "chosen": chosen.choices,
+        "damage": config.damage,
+    }
+    ledger.write_json(job.work / MATRIX, matrix)
+    (job.work / FIGURE).write_text(heatmap(matrix), encoding="utf-8")
+    note = {
+        "budget": config.budget,
+        "objective": config.objective,
+        "choices": list(config.choices),
+        "bits_per_weight": chosen.bits / weights,
+        "price": {name: {"worst": one.worst, "mean": one.mean} for name, one in price.items()},
+        "modules": {choice: chosen.choices.count(choice) for choice in config.choices},
+    }
+    by_module = {
+        name: SCHEMES[choice]
+        for unit, choice in zip(units, chosen.choices, strict=True)
+        for name in unit.names
+    }
+    return by_module, note
+
+
+# Headers of the shards, config and card.
+_OVERHEAD = 200_000
+
+
+def _measured(
+    config: QuantizeConfig,
+    job: ledger.Job,
+    source: Checkpoint,
+    folder: Path,
+    dtype: Any,
+    device: Any,
+    calibration: Calibration,
+    held_out: Calibration,
+    output: Any,
+    schemes: list[Any],
+) -> tuple[list[Unit], dict[str, float]]:
+    """The units, and nats a token that the model needs for the held-out text of each language."""
+    from ..models.decoder import skeleton
+    from ..quantize import fairness, sensitivity
+    from ..quantize.passes import Method
+
+    key = ledger.digest(
+        {
+            "revision": _REVISION,
+            "model": job.inputs["model"],
+            "choices": list(config.choices),
+            "text": [side.ids.tolist() for side in (calibration, held_out)],
+            "weights": calibration.weights.tolist(),
+            "damping": config.damping,
+            "dtype": str(dtype),
+        }
+    )
+    cached = ledger.cache_folder() / "sensitivity" / f"{key}.json"
+    if cached.is_file():
+        known = ledger.read_json(cached)
+        return [sensitivity.Unit(**unit) for unit in known["units"]], known["nats"]
+    decoder = skeleton(folder, dtype)
+    place = job.partial / "sensitivity"
+    place.mkdir(exist_ok=True)
+    with progress(f"quantize {job.out.name}: what each part costs", len(decoder.layers)) as bar:
+
+        def step(index: int) -> None:
+            bar.step(1, f"layer {index + 1}")
+            job.tick()
+
+        units = sensitivity.measure(
+            source,
+            decoder,
+            schemes,
+            calibration,
+            held_out,
+            output,
+            place,
+            job.partial / "units.jsonl",
+            device,
+            Method(config.method, config.damping),
+            step,
+        )
+    before = fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device)
+    nats = fairness.nats(before, output, held_out)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    ledger.write_json(cached, {"units": [vars(unit) for unit in units], "nats": nats})
+    return units, nats

@@ -1,0 +1,144 @@
+"""Text that the model writes to be calibrated on: what is kept, what is not, a run that is stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from onggi import ledger
+from onggi.engines.protocol import Answer, Prompt, Sampling
+from onggi.errors import OnggiError
+from onggi.languages import Languages
+from onggi.quantize import balance, selfwritten
+from onggi.stages import QuantizeConfig, quantize
+
+SAID = {
+    "ko": " 마을 사람들은 해마다 가을이 되면 모여서 함께 김치를 담그고 이웃과 나누어 먹습니다.",
+    "en": " the whole village comes together every autumn to prepare food for the winter.",
+    "th": "ชาวบ้านจะมารวมตัวกันทุกปีเพื่อเตรียมอาหารสำหรับฤดูหนาวและแบ่งปันให้เพื่อนบ้าน",
+    "ar": " يجتمع أهل القرية كل خريف لإعداد الطعام للشتاء وتقاسمه مع الجيران.",
+}
+STARTS = {
+    "ko": ["우리 동네에서는", "옛날 어느"],
+    "th": ["ที่หมู่บ้านของเรา", "กาลครั้งหนึ่ง"],
+    "ar": ["في قريتنا", "منذ زمن"],
+}
+
+
+class Writer:
+    """Goes on from a start as it is told, noting what it was asked; stops the run after `last` answers."""
+
+    def __init__(self, says: dict[str, str], last: int = 10**6):
+        self.says, self.left, self.seeds = says, last, []
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        assert sampling.temperature > 0 and len(sampling.seeds) == len(prompts)
+        for number, prompt in enumerate(prompts):
+            if not self.left:
+                raise KeyboardInterrupt
+            self.left -= 1
+            self.seeds.append(sampling.seeds[number])
+            language = next(tag for tag, own in STARTS.items() if prompt in own)
+            said = f"{self.says[language]} {sampling.seeds[number]}"
+            yield number, Answer(said, "length", 5, 20, 0.1)
+
+
+def write(writer: Writer, file: Path, tokens: int = 300) -> dict[str, dict[str, str]]:
+    return selfwritten.write(
+        writer, STARTS, tokens, lambda text: len(text.encode()) // 2, file, 0, lambda _: None
+    )
+
+
+def test_as_much_as_was_asked_for_and_nothing_of_a_language_that_drifts(tmp_path: Path) -> None:
+    found = write(Writer({**SAID, "th": SAID["en"]}), tmp_path / "rows.jsonl")
+    assert not found["th"]
+    for language in ("ko", "ar"):
+        sizes = [len(text.encode()) // 2 for text in found[language].values()]
+        assert sum(sizes) >= 300 > sum(sizes[:-1])
+        assert all(text.startswith(tuple(STARTS[language])) for text in found[language].values())
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {row["left_out"] for row in rows if row["lang"] == "th"} == {"letters in Latn"}
+
+
+def test_a_stopped_run_writes_only_what_is_missing(tmp_path: Path) -> None:
+    whole, first, second = Writer(SAID), Writer(SAID, 5), Writer(SAID)
+    expected = write(whole, tmp_path / "whole.jsonl")
+    file = tmp_path / "rows.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        write(first, file)
+    with file.open("ab") as out:
+        out.write('{"_id": "ar-0-1", "text": "في'.encode()[:-1])  # killed within a line, and a letter
+    assert write(second, file) == expected
+    assert first.seeds + second.seeds == whole.seeds and len(set(whole.seeds)) == len(whole.seeds)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "why"),
+    [
+        (SAID["ko"], "ko", ""),
+        (SAID["th"], "th", ""),
+        (SAID["ar"], "ar", ""),
+        (SAID["en"], "ko", "letters in Latn"),
+        ("the 김치 김치 is made by the people of the village", "en", ""),
+        ("좋아요 " * 30, "ko", "repeats itself"),
+        ("안녕\ufffd하세요 여러분 반갑습니다", "ko", "broken characters"),
+        (" 12, 34 ...", "th", "no words"),
+        ("Die Leute im Dorf kommen jeden Herbst zusammen.", "en", "is in de"),
+    ],
+)
+def test_what_is_kept(text: str, language: str, why: str) -> None:
+    assert selfwritten.why_not(text, language) == why
+
+
+def test_a_model_that_writes_noise_is_told_so(tiny: Path, tmp_path: Path) -> None:
+    config = QuantizeConfig(str(tiny), text="self", languages=Languages("km,th"), tokens=200)
+    with pytest.raises(OnggiError, match="wrote nothing that serves"):
+        quantize(config, tmp_path / "w4")
+
+
+def test_written_text_goes_beside_the_rest(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfwritten, "why_not", lambda *_: "")
+    options = {"text": "starter", "languages": Languages("en,ko,km"), "tokens": 600}
+    made = quantize(QuantizeConfig(str(tiny), self_share=0.5, **options), tmp_path / "half")
+    about = ledger.read_json(made.path / "onggi.json")["calibration"]
+    assert about["text"] == "starter, 50% written by the model"
+    assert list(about["tokens"].values()) == pytest.approx([200, 200, 200], abs=30)
+    assert "calibration.jsonl" in made.record["outputs"]
+    alone = quantize(QuantizeConfig(str(tiny), **options), tmp_path / "none")
+    assert (made.path / "model-00001-of-00004.safetensors").read_bytes() != (
+        alone.path / "model-00001-of-00004.safetensors"
+    ).read_bytes()
+
+
+def test_a_language_that_the_model_does_not_write_in_keeps_its_share() -> None:
+    read = {tag: {str(i): f"{i} " * 40 for i in range(20)} for tag in ("ko", "th", "en")}
+    found = balance.draw(
+        read,
+        lambda text: [len(word) for word in text.split()],
+        0,
+        600,
+        balanced=True,
+        beside={"ko": {"w": "w " * 400}},
+        beside_share=0.25,
+    )
+    assert found.names == ("ko", "th", "en") and set(found.counts.values()) == {200}
+    shares = [float(found.weights[found.owner == n][:, 1:].sum()) for n in range(3)]
+    assert shares == pytest.approx([shares[0]] * 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"self_share": 1.5}, "self_share: 1.5"),
+        ({"text": "self", "self_share": 0.5}, "there is no other text"),
+        ({"text": "self", "share": "content"}, "share: content needs the same passages"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, object], words: str) -> None:
+    with pytest.raises(OnggiError, match=words):
+        QuantizeConfig(**{"model": "m", "text": "starter", **options})  # type: ignore[arg-type]
