@@ -96,8 +96,7 @@ def build(
         lists = _shared_out(jobs, raters, overlap, random_)
         for slot, mine in enumerate(lists):
             _in_order(mine, random_)
-            checks = max(2, round(len(mine) / _EVERY)) if attention is None else attention
-            _add_checks(mine, own, slot, checks, kept, random_)
+            _add_checks(mine, own, slot, checks_of(len(mine), attention), kept, random_)
             for number, entry in enumerate(mine):
                 # Place and rater alone are in it: an id says nothing of what it stands for.
                 entry["id"] = ledger.digest([study, lang, slot, number])[:12]
@@ -187,6 +186,11 @@ def _in_order(mine: list[dict[str, Any]], random_: random.Random) -> None:
             if after:
                 j = random_.choice(after)
                 mine[i], mine[j] = mine[j], mine[i]
+
+
+def checks_of(count: int, attention: int | None) -> int:
+    """How many attention pairs go with so many others."""
+    return max(2, round(count / _EVERY)) if attention is None else attention
 
 
 # ── attention ──────────────────────────────────────────────────────────────────────────────────

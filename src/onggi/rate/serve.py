@@ -33,11 +33,11 @@ from ..errors import OnggiError
 from ..phrases import Phrases, available
 from ..text.display import cut, direction, shown
 from . import links
+from .outlook import SECONDS_EACH
 from .store import Event, Rater, Said, Store
 from .study import CHOICES, REASONS, Shown, Study
 
 COOKIE = "onggi_rate"
-SECONDS_EACH = 30  # about, of a pair
 _LARGEST = 16_384  # bytes of a body
 _FIELDS = 40
 _STANDS = 1.0  # seconds for which what is known of a rater is not looked up again
