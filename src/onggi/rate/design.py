@@ -229,7 +229,7 @@ def _is_clear(item: Item, model: str) -> bool:
     texts = item.answers[model]
     asked = "\n".join(item.turns)
     return all(sum(map(str.isalpha, text)) >= _CLEAR for text in texts) and all(
-        found.line_pass is not False and found.script_pass and not found.loop
+        found.line_pass is not False and not found.loop
         for found in (confusion.check(text, item.lang, asked) for text in texts)
     )
 
