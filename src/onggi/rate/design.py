@@ -94,9 +94,10 @@ def build(
         if not jobs:
             raise OnggiError(f"models: in {lang} all of them answered the same; there is nothing to rate.")
         lists = _shared_out(jobs, raters, overlap, random_)
+        pool = _Pool(own, random_)
         for slot, mine in enumerate(lists):
             _in_order(mine, random_)
-            _add_checks(mine, own, slot, checks_of(len(mine), attention), kept, random_)
+            _add_checks(mine, pool, slot, checks_of(len(mine), attention), kept, random_)
             for number, entry in enumerate(mine):
                 # Place and rater alone are in it: an id says nothing of what it stands for.
                 entry["id"] = ledger.digest([study, lang, slot, number])[:12]
@@ -196,25 +197,50 @@ def checks_of(count: int, attention: int | None) -> int:
 # ── attention ──────────────────────────────────────────────────────────────────────────────────
 
 
+class _Pool:
+    """A language's answers, to draw attention pairs from."""
+
+    def __init__(self, items: Sequence[Item], random_: random.Random):
+        self._random = random_
+        self._told = [
+            (item, model)
+            for item in items
+            for model, texts in item.answers.items()
+            if any(text.strip() for text in texts)
+        ]
+        self._clear: dict[int, bool] = {}  # looked at once, and only those that are drawn
+
+    def any(self) -> tuple[Item, str] | None:
+        """An answer that is not empty."""
+        return self._random.choice(self._told) if self._told else None
+
+    def clear(self) -> tuple[Item, str] | None:
+        """An answer that is text of its language: of another the shuffling could not be seen."""
+        for i in self._random.sample(range(len(self._told)), len(self._told)):
+            if i not in self._clear:
+                self._clear[i] = _is_clear(*self._told[i])
+            if self._clear[i]:
+                return self._told[i]
+        return None
+
+
 def _add_checks(
     mine: list[dict[str, Any]],
-    items: Sequence[Item],
+    pool: _Pool,
     slot: int,
     count: int,
     kept: dict[str, tuple[dict[str, Any], dict[str, Any]]],
     random_: random.Random,
 ) -> None:
     """Put `count` attention pairs among a rater's, none of them at the very beginning."""
-    answers = [(item, model) for item in items for model in item.answers]
-    clear = [(item, model) for item, model in answers if _is_clear(item, model)]
     entries = []
     for number in range(count):
-        # Of a shuffled answer that was no language to begin with, nothing could be told.
-        kind = "same" if (number + slot) % 2 or not clear else "broken"
-        told = [pair for pair in answers if any(text.strip() for text in pair[0].answers[pair[1]])]
-        if not told:
+        drawn = pool.clear() if (number + slot) % 2 == 0 else None
+        kind = "broken" if drawn else "same"
+        drawn = drawn or pool.any()
+        if drawn is None:
             return
-        item, model = random_.choice(clear if kind == "broken" else told)
+        item, model = drawn
         whole = item.answers[model]
         other = tuple(broken(text, random_) for text in whole) if kind == "broken" else whole
         name = f"{item.lang}/{item.id}/{model}/{kind}/{slot}/{number}"

@@ -134,7 +134,7 @@ def _scores(
     found: dict[str, list[float]] = defaultdict(list)
     for row in rated:
         if row["lang"] == lang and not row["check"] and {row["left"], row["right"]} == {one, other}:
-            found[row["_id"]].append(0.5 if row["winner"] is None else float(row["winner"] == one))
+            found[row["_id"]].append(_score(row, one))
     scores = {prompt: sum(own) / len(own) for prompt, own in found.items()}
     if found:
         for entry in key["identical"]:
@@ -162,7 +162,7 @@ def _language(rated: Sequence[Row], key: Mapping[str, Any], lang: str, judged: J
             for model in key["models"]
         },
         "pairs": _pairs(real, key, lang),
-        "agreement": _agreement(real),
+        "agreement": _agreement(real, key),
         "left": sum(row["choice"] == "left" for row in decided) / len(decided) if decided else None,
         "attention": {
             kind: {
@@ -173,7 +173,7 @@ def _language(rated: Sequence[Row], key: Mapping[str, Any], lang: str, judged: J
         },
         "raters": _raters(own),
     }
-    if judge := _judge(real, lang, judged):
+    if judge := _judge(real, lang, key, judged):
         found["judge"] = judge
     return found
 
@@ -184,8 +184,7 @@ def _strengths(
     """Bradley–Terry, with whole prompts as the items; empty where the comparisons do not join the models."""
     games, items = [], []
     for row in real:
-        score = 0.5 if row["winner"] is None else float(row["winner"] == row["left"])
-        games.append((row["left"], row["right"], score))
+        games.append((row["left"], row["right"], _score(row, row["left"])))
         items.append(row["_id"])
     for entry in identical if games else ():
         games.append((*entry["models"], 0.5))
@@ -243,21 +242,28 @@ def _pairs(real: Sequence[Row], key: Mapping[str, Any], lang: str) -> list[dict[
     return found
 
 
-def _agreement(real: Iterable[Row]) -> dict[str, Any]:
-    """Krippendorff's alpha over the pairs that several rated: of which answer is better (as 1, ½ and 0, by the
+def _agreement(real: Iterable[Row], key: Mapping[str, Any]) -> dict[str, Any]:
+    """Krippendorff's alpha over the pairs that several rated: of which answer is better (1, ½ and 0, by the
     squares of their differences), and of the four choices (alike or not).
+
+    Which of a pair's answers counts as 1 is the coin of its design. By a model's name it would be nearly always
+    the same one where a model is clearly better, and alpha would be low however well raters agree.
     """
     better: dict[str, list[float]] = defaultdict(list)
     choices: dict[str, list[float]] = defaultdict(list)
     for row in real:
-        first = min(row["left"], row["right"])
-        better[row["pair"]].append(0.5 if row["winner"] is None else float(row["winner"] == first))
-        word = row["choice"] if row["winner"] is None else row["winner"] == first
-        choices[row["pair"]].append({"good": 2.0, "bad": 3.0}.get(word, float(word is True)))
+        score = _score(row, key["pairs"][row["pair"]]["models"][0])
+        better[row["pair"]].append(score)
+        choices[row["pair"]].append({"good": 2.0, "bad": 3.0}.get(row["choice"], score))
     return {
         "preference": _numbers(statistics.krippendorff(list(better.values()), "interval")),
         "choice": _numbers(statistics.krippendorff(list(choices.values()), "nominal")),
     }
+
+
+def _score(row: Row, model: str) -> float:
+    """What a model scored in a rating: 1, ½ or 0."""
+    return 0.5 if row["winner"] is None else float(row["winner"] == model)
 
 
 def _raters(own: Iterable[Row]) -> dict[str, dict[str, Any]]:
@@ -290,20 +296,19 @@ def _without(
     return {"raters": len(out), **(_numbers(value) if value else {"value": None, "n": 0})}
 
 
-def _judge(real: Iterable[Row], lang: str, judged: Judged) -> dict[str, Any] | None:
+def _judge(real: Iterable[Row], lang: str, key: Mapping[str, Any], judged: Judged) -> dict[str, Any] | None:
     """How far the automatic judge says what people say of the same answers: one, the other, or neither better."""
-    people: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    people: dict[str, list[Row]] = defaultdict(list)
     for row in real:
-        one, other = sorted((row["left"], row["right"]))
-        score = 0.5 if row["winner"] is None else float(row["winner"] == one)
-        people[row["_id"], one, other].append(score)
+        people[row["pair"]].append(row)
     labels = []
-    for (prompt, one, other), scores in people.items():
-        by = judged.get((lang, prompt, one, other))
-        if by is None and (turned := judged.get((lang, prompt, other, one))) is not None:
+    for pair, own in people.items():
+        one, other = key["pairs"][pair]["models"]
+        by = judged.get((lang, own[0]["_id"], one, other))
+        if by is None and (turned := judged.get((lang, own[0]["_id"], other, one))) is not None:
             by = 1 - turned
         if by is not None:
-            labels.append((_label(sum(scores) / len(scores)), _label(by)))
+            labels.append((_label(sum(_score(row, one) for row in own) / len(own)), _label(by)))
     if not labels:
         return None
     found = statistics.agreement(*zip(*labels, strict=True))
