@@ -31,9 +31,11 @@ def add(results: Results, scores: Scores) -> None:
 
 
 def section(results: Results, scores: Scores | None, say: Phrases) -> list[Block]:
-    """Preferences beside KL, flips and judge; ratings; reasons; how far to trust it."""
+    """Preferences beside KL, flips and judge; ratings; reasons; how far to trust it. scores: None where the study
+    stands alone, and its lead has said whose ratings they are.
+    """
     blocks: list[Block] = [Heading(say("people.title"))]
-    if results["by"] == "test":
+    if results["by"] == "test" and scores is not None:
         blocks.append(Paragraph(f"**{say('people.test')}**"))
     blocks.append(Paragraph(_about(results, say)))
     blocks += [*_preferences(results, scores, say), *_ratings(results, say)]
@@ -148,6 +150,8 @@ def _reasons(results: Results, say: Phrases) -> list[Block]:
     rows, of = [], []
     for tag, own in results["languages"].items():
         for name, model in own["models"].items():
+            if not model["shown"]:
+                continue
             marks = sorted(model["reasons"].items(), key=lambda mark: -mark[1])
             words = [f"{say(f'people.reason_{reason}')} {count / model['shown']:.0%}" for reason, count in marks]
             accepted = _interval(model["accepted"], ".0%")
