@@ -118,7 +118,7 @@ def inputs(config: RateConfig) -> dict[str, Any]:
         else:
             raise OnggiError(f"{file}: there is no such file.")
     asked = ledger.sha256(prompts.file(config.prompts)) if config.prompts else None
-    return {"models": list(models.items()), "prompts": asked}
+    return {"models": [list(item) for item in models.items()], "prompts": asked}
 
 
 def rate(config: RateConfig, out: Path) -> Artifact:
