@@ -21,12 +21,21 @@ from onggi.stages.rate_people import InviteConfig, invite
 MODELS = ("seoul-base", "w4-rtn", "w4-balanced")
 # Long enough for the shuffling of an attention pair to be seen; what the models say of them differs by a word.
 SENTENCES = {
-    "ko": ("김치는 배추를 소금에 절인 다음 양념을 넣어 버무리고, 서늘한 곳에서 며칠 동안 익힙니다.", "맛이 {}하게 듭니다."),
-    "en": ("Kimchi is cabbage that is salted, mixed with seasoning, and left for some days in a cool place.", "It tastes {}."),
+    "ko": (
+        "김치는 배추를 소금에 절인 다음 양념을 넣어 버무리고, 서늘한 곳에서 며칠 동안 익힙니다.",
+        "맛이 {}하게 듭니다.",
+    ),
+    "en": (
+        "Kimchi is cabbage that is salted, mixed with seasoning, and left for some days in a cool place.",
+        "It tastes {}.",
+    ),
     "ar": ("الكيمتشي ملفوف يُملَّح ثم يُخلط بالتوابل ويُترك أيامًا في مكان بارد حتى ينضج.", "طعمه {}."),
     "th": ("กิมจิคือผักกาดขาวที่หมักเกลือแล้วคลุกเครื่องปรุง จากนั้นเก็บไว้ในที่เย็นหลายวัน", "รสชาติ {}"),
     "km": ("គីមឈីគឺជាស្ពៃដែលប្រឡាក់អំបិល រួចលាយគ្រឿងទេស ហើយទុកនៅកន្លែងត្រជាក់ជាច្រើនថ្ងៃ។", "រសជាតិ {}។"),
-    "ja": ("キムチは白菜を塩で漬け、調味料を混ぜてから、涼しい場所で数日のあいだ寝かせて作ります。", "味は{}です。"),
+    "ja": (
+        "キムチは白菜を塩で漬け、調味料を混ぜてから、涼しい場所で数日のあいだ寝かせて作ります。",
+        "味は{}です。",
+    ),
 }
 QUESTIONS = {
     "ko": "김치는 어떻게 담그나요?",
@@ -57,7 +66,9 @@ def answers(
                 sentence, more = SENTENCES[tag]
                 text = f"{sentence} {more.format(words[(number + m) % len(words)])}"
                 text = (said or {}).get(f"{key} {model}", text)
-                rows.append({"_id": key, "lang": tag, "prompt": f"{QUESTIONS[tag]} ({number})", "answer": text})
+                rows.append(
+                    {"_id": key, "lang": tag, "prompt": f"{QUESTIONS[tag]} ({number})", "answer": text}
+                )
         file = folder / f"{model}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         line.append(f"{model}={file}")
@@ -113,7 +124,9 @@ class Browser:
     def __init__(self, server: Server):
         self.server = server
         transport = httpx2.ASGITransport(app=server.app, raise_app_exceptions=True)
-        self.client = httpx2.AsyncClient(transport=transport, base_url="http://testserver", follow_redirects=True)
+        self.client = httpx2.AsyncClient(
+            transport=transport, base_url="http://testserver", follow_redirects=True
+        )
         self.page: httpx2.Response
 
     def ask(self, method: str, path: str, **options: Any) -> httpx2.Response:

@@ -222,16 +222,18 @@ def _rate(words: list[str]) -> int:
     found = verb.run(verb.config(**{field.name: parsed[field.name] for field in fields(verb.config)}))
     if parsed.json:
         _print_json({"invitations": found} if isinstance(found, list) else found or {})
-    elif words := verb.words(found):  # a link is what was asked for, with --quiet too
-        print(words)
+    elif said := verb.words(found):  # a link is what was asked for, with --quiet too
+        print(said)
     return 0
 
 
 def _rate_help(verbs: list[str]) -> str:
-    lines = ["usage: onggi rate VERB …", "", _stage_of("rate").config.__doc__.split("\n")[0], ""]
+    lines = ["usage: onggi rate VERB …", "", (_stage_of("rate").config.__doc__ or "").split("\n")[0], ""]
     for name in verbs:
         words = parser(f"rate {name}").description.split("\n")[0]
-        words = "make the answers, or take existing ones, and build a study of them" if name == "plan" else words
+        words = (
+            "make the answers, or take existing ones, and build a study of them" if name == "plan" else words
+        )
         lines.append(f"  {name:10} {words}")
     return "\n".join([*lines, "", "onggi rate VERB --help shows the options of each; those of plan:", ""])
 

@@ -489,10 +489,10 @@ def krippendorff(
             return np.asarray(1 - (times @ observed) / expected)
 
     value = float(alpha(np.ones((1, len(used))))[0])
-    rng, drawn = np.random.default_rng(seed), []
-    for size in _blocks(draws, len(used)):
-        drawn.append(alpha(rng.multinomial(len(used), np.full(len(used), 1 / len(used)), size).astype(float)))
-    found = np.concatenate(drawn)
+    rng, shares = np.random.default_rng(seed), np.full(len(used), 1 / len(used))
+    found = np.concatenate(
+        [alpha(rng.multinomial(len(used), shares, size).astype(float)) for size in _blocks(draws, len(used))]
+    )
     found = found[np.isfinite(found)]
     if len(used) == 1 or not found.size:
         return Interval(value, math.nan, math.nan, len(used))
@@ -511,9 +511,7 @@ class Preference:
     n: int
 
 
-def detectable_preference(
-    n: int, *, tests: int = 1, alpha: float = 0.05, power: float = 0.8
-) -> Preference:
+def detectable_preference(n: int, *, tests: int = 1, alpha: float = 0.05, power: float = 0.8) -> Preference:
     """What preference `n` decided, independent pairs can show by the sign test, two-sided at `alpha` / `tests`.
 
     `tests`: how many such verdicts Holm's correction is over, at its most severe. Exact, by the binomial. Ties

@@ -65,7 +65,9 @@ class Visit:
         self.page.on("console", lambda message: self.wrong.append(message.text))
         self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self.page.on("dialog", lambda dialog: self.wrong.append(dialog.message))
-        self.page.on("request", lambda request: self.wrong.append(request.url) if self._is_far(request.url) else None)
+        self.page.on(
+            "request", lambda request: self.wrong.append(request.url) if self._is_far(request.url) else None
+        )
         self.address = address
         self.page.goto(address + path)
 
@@ -137,7 +139,9 @@ def sound(visit: Visit) -> None:
     assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
 
 
-def test_a_whole_study_in_korean_to_the_report(browser: Any, small: Study, pictures: Path, tmp_path: Path) -> None:
+def test_a_whole_study_in_korean_to_the_report(
+    browser: Any, small: Study, pictures: Path, tmp_path: Path
+) -> None:
     path = invited(small, "ko", test=True)[0]
     with served(small) as address:
         visit = Visit(browser, address, path)
@@ -195,7 +199,9 @@ def test_arabic_by_keyboard_alone(browser: Any, small: Study, pictures: Path) ->
         keys.press("Enter")
         visit.moves_on("")
         sound(visit)
-        said = page.eval_on_selector_all(".said", "all => all.map(e => [e.lang, getComputedStyle(e).direction])")
+        said = page.eval_on_selector_all(
+            ".said", "all => all.map(e => [e.lang, getComputedStyle(e).direction])"
+        )
         assert said == [["ar", "rtl"]] * 3
         boxes = [page.locator(".answer").nth(i).bounding_box() for i in (0, 1)]
         assert boxes[0]["x"] < boxes[1]["x"]  # left is left, whichever way its letters run
@@ -234,7 +240,12 @@ def test_arabic_by_keyboard_alone(browser: Any, small: Study, pictures: Path) ->
 
 def test_on_a_phone(browser: Any, small: Study, pictures: Path) -> None:
     path = invited(small, "ko")[0]
-    phone = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+    phone = {
+        "viewport": {"width": 390, "height": 844},
+        "has_touch": True,
+        "is_mobile": True,
+        "device_scale_factor": 2,
+    }
     with served(small) as address:
         visit = Visit(browser, address, path, **phone)
         page = visit.page
@@ -250,7 +261,12 @@ def test_on_a_phone(browser: Any, small: Study, pictures: Path) -> None:
         for button in page.locator("#choices button").all():
             box = button.bounding_box()
             assert box["height"] >= 44 and box["y"] + box["height"] <= 844  # in reach without scrolling
-        assert page.locator("#choices").inner_text().split("\n") == ["위쪽이 낫다", "아래쪽이 낫다", "둘 다 좋다", "둘 다 나쁘다"]
+        assert page.locator("#choices").inner_text().split("\n") == [
+            "위쪽이 낫다",
+            "아래쪽이 낫다",
+            "둘 다 좋다",
+            "둘 다 나쁘다",
+        ]
         while now := visit.number():
             page.get_by_role("button", name="아래쪽이 낫다").tap()
             visit.moves_on(now)

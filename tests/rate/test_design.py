@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter, defaultdict
 
@@ -81,7 +82,7 @@ def test_no_prompt_follows_itself() -> None:
     for lists in made.schedule.values():
         for mine in lists:
             order = [prompts[entry["pair"]] for entry in mine if entry["pair"] not in checks]
-            assert sum(a == b for a, b in zip(order, order[1:], strict=False)) <= 1
+            assert sum(a == b for a, b in itertools.pairwise(order)) <= 1
 
 
 def test_attention_pairs_stand_among_the_others_and_look_like_them() -> None:

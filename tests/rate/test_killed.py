@@ -56,7 +56,11 @@ def test_kill_nine_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
             await ask("GET", path)
             while not over.is_set():
                 page = (await ask("GET", "/pair")).text
-                fields = dict(re.findall(r'<input type="hidden" name="(pair|key)" value="([^"]+)">', page.split("</form>")[1]))
+                fields = dict(
+                    re.findall(
+                        r'<input type="hidden" name="(pair|key)" value="([^"]+)">', page.split("</form>")[1]
+                    )
+                )
                 if 'action="/rate"' not in page:
                     return
                 fields["choice"] = dice.choice(["left", "right", "good", "bad"])
@@ -88,7 +92,7 @@ def test_kill_nine_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     assert len(acknowledged) > 40 * KILLS
     store = Store(found.ratings, found.id)
     kept = list(store.events())
-    assert {key: choice for key, choice in acknowledged.items()}.items() <= {e.key: e.choice for e in kept}.items()
+    assert acknowledged.items() <= {event.key: event.choice for event in kept}.items()
     assert {event.key for event in kept} <= tried
     assert max(Counter(event.key for event in kept).values()) == 1
     # Nobody has rated a pair twice, and each went through theirs in order.

@@ -93,7 +93,11 @@ def test_a_clear_preference_is_found_and_no_other(made: Study, tmp_path: Path) -
     assert abs(korean["left"] - 0.5) < 0.12 and arabic["left"] is None
     pairs = {tuple(pair["models"]): pair for pair in korean["pairs"]}
     assert pairs[BASE, RTN]["wins"][BASE] > 35 and pairs[BASE, RTN]["prompts"] == 24
-    assert sum(sum(p["wins"].values()) + p["both_good"] + p["both_bad"] for p in korean["pairs"]) == korean["ratings"] == 144
+    assert (
+        sum(sum(p["wins"].values()) + p["both_good"] + p["both_bad"] for p in korean["pairs"])
+        == korean["ratings"]
+        == 144
+    )
     assert korean["planned"]["raters"] == korean["invited"] == 4
 
 
@@ -101,7 +105,12 @@ def test_attention_failures_are_counted_and_nobody_is_dropped(made: Study, tmp_p
     dice = random.Random(2)
     for slot in range(3):
         rated(made, "ko", slot, prefers([BASE, BALANCED, RTN], dice))
-    rated(made, "ko", 3, lambda left, right, check: "left" if check == "same" else "right" if left == BASE else "left")
+    rated(
+        made,
+        "ko",
+        3,
+        lambda left, right, check: "left" if check == "same" else "right" if left == BASE else "left",
+    )
     found = counted(made, tmp_path / "out")["languages"]["ko"]
     raters = found["raters"]
     assert [raters[f"ko-{slot}-person"]["failed"] for slot in range(3)] == [0, 0, 0]
@@ -120,7 +129,12 @@ def test_what_is_found_without_the_inattentive_stands_beside(made: Study, tmp_pa
     key = made.key()["pairs"]
     store.add(
         [
-            Event(name, shown.id, str(i), ("left" if shown.swapped else "right") if key[shown.pair]["kind"] == "broken" else "left")
+            Event(
+                name,
+                shown.id,
+                str(i),
+                ("left" if shown.swapped else "right") if key[shown.pair]["kind"] == "broken" else "left",
+            )
             for i, shown in enumerate(made.schedule["ar"][3])
         ]
     )
@@ -142,13 +156,19 @@ def test_a_tests_ratings_are_marked_and_give_way_to_peoples(made: Study, tmp_pat
     assert tests["by"] == "test" and tests["languages"]["en"]["models"][RTN]["preference"]["value"] == 1.0
     rated(made, "en", 0, prefers([BASE, BALANCED, RTN], dice))
     found = counted(made, tmp_path / "out")
-    assert found["by"] == "people" and found["tests_left_out"] == len(made.schedule["en"][0]) + len(made.schedule["en"][1])
+    assert found["by"] == "people" and found["tests_left_out"] == len(made.schedule["en"][0]) + len(
+        made.schedule["en"][1]
+    )
     assert found["languages"]["en"]["models"][RTN]["preference"]["value"] == 0.0
     assert found["languages"]["en"]["invited"] == 1
 
 
 def test_answers_that_are_the_same_count_as_ties(tmp_path: Path) -> None:
-    same = {f"ko-{n} {model}": "똑같은 답변입니다. 김치는 배추로 만든 한국의 음식이에요." for n in range(6) for model in (BASE, RTN)}
+    same = {
+        f"ko-{n} {model}": "똑같은 답변입니다. 김치는 배추로 만든 한국의 음식이에요."
+        for n in range(6)
+        for model in (BASE, RTN)
+    }
     found = study(tmp_path, answers(tmp_path, ("ko",), 12, said=same), raters=2)
     for slot in range(2):
         rated(found, "ko", slot, prefers([BASE, BALANCED, RTN], random.Random(5)))
@@ -188,7 +208,12 @@ def test_the_judge_beside_people(made: Study) -> None:
         assert (found["agreement"], found["n"]) == (share, 72)
         assert found["kappa"] == 1 if positive else found["kappa"] < -0.7
     turned = {(lang, key, other, one): 1 - value for (lang, key, one, other), value in agrees.items()}
-    assert counting.tally(rows, made.key(), made.languages, 0.05, turned)["languages"]["ko"]["judge"]["agreement"] == 1
+    assert (
+        counting.tally(rows, made.key(), made.languages, 0.05, turned)["languages"]["ko"]["judge"][
+            "agreement"
+        ]
+        == 1
+    )
     assert "judge" not in counting.tally(rows, made.key(), made.languages, 0.05, {})["languages"]["ko"]
 
 

@@ -21,7 +21,7 @@ from onggi.rate import links
 from onggi.rate.store import Event, Store
 from onggi.rate.study import CHOICES, REASONS, Study
 from onggi.stages import rate_people
-from onggi.stages.rate_people import CloseConfig, InviteConfig, invite, status, StatusConfig
+from onggi.stages.rate_people import CloseConfig, InviteConfig, StatusConfig, invite, status
 from rate_examples import MODELS, QUESTIONS, Browser, Server, answers, invited, study
 
 Serve = Callable[..., Server]
@@ -145,7 +145,9 @@ def test_sent_twice_is_there_once(serve: Serve) -> None:
 @pytest.mark.parametrize("tag", ["ko", "en", "ar"])
 def test_language_and_direction(serve: Serve, tag: str) -> None:
     server = serve()
-    browser = server.browser(link(server, tag), )
+    browser = server.browser(
+        link(server, tag),
+    )
     page = browser.get("/pair", headers={"accept-language": "ja-JP,ja;q=0.9"}).text
     # The page speaks the language that is rated, where it can; else what the browser asks for.
     assert f'<html lang="{ {"ko": "ko", "en": "en", "ar": "ja"}[tag] }" dir="ltr">' in page
@@ -215,7 +217,9 @@ def test_headers(serve: Serve) -> None:
     for path in ("/", "/pair", "/rate.css", "/rate.js", "/none", "/i/none"):
         headers = browser.get(path).headers
         policy = headers["content-security-policy"]
-        assert "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        assert (
+            "default-src 'none'" in policy and "unsafe" not in policy and "frame-ancestors 'none'" in policy
+        )
         assert headers["cache-control"] == "no-store" and headers["referrer-policy"] == "no-referrer"
         assert headers["x-content-type-options"] == "nosniff"
     for page in ("/", "/pair"):
@@ -275,7 +279,11 @@ def test_turns_and_what_was_said_before(tmp_path: Path) -> None:
         rows = []
         before = [{"role": "system", "content": "짧게. Be <brief>."}]
         first = [*before, {"role": "user", "content": "첫째 질문"}]
-        then = [*first, {"role": "assistant", "content": f"답 하나 {model[0]}"}, {"role": "user", "content": "둘째 질문"}]
+        then = [
+            *first,
+            {"role": "assistant", "content": f"답 하나 {model[0]}"},
+            {"role": "user", "content": "둘째 질문"},
+        ]
         for number in range(3):
             for turn, messages in ((1, first), (2, then)):
                 text = f"답 {turn} {model[0]} {number}"
@@ -307,7 +315,15 @@ def test_invitations_that_are_none(serve: Serve, monkeypatch: pytest.MonkeyPatch
     foreign = links.Signer("another study", b"s").sign("invitation", rater)
     session = server.service.signer.sign("session", rater)
     unknown = server.service.signer.sign("invitation", links.Pass("nobody", 0, rater.expires))
-    forged = [word[:-1] + ("A" if word[-1] != "A" else "B"), "A" + word, word + "A", other, foreign, session, unknown]
+    forged = [
+        word[:-1] + ("A" if word[-1] != "A" else "B"),
+        "A" + word,
+        word + "A",
+        other,
+        foreign,
+        session,
+        unknown,
+    ]
     forged += ["x" * 5000, "한글", "%00", "..", "a.b.c", word.split(".")[0], "." + word.split(".")[-1]]
     for bad in forged:
         browser = server.browser(f"/i/{bad}")
@@ -401,7 +417,9 @@ def test_bodies_that_are_no_rating(serve: Serve, body: bytes, kind: str, said: i
         for _ in range(40):
             yield b"pair=" + b"x" * 1000
 
-    longer = browser.ask("POST", "/rate", content=pieces(), headers={"content-type": "application/x-www-form-urlencoded"})
+    longer = browser.ask(
+        "POST", "/rate", content=pieces(), headers={"content-type": "application/x-www-form-urlencoded"}
+    )
     assert longer.status_code == 413 and browser.get("/pair").status_code == 200
 
 
@@ -476,7 +494,10 @@ def test_raters_are_as_many_as_planned(serve: Serve) -> None:
         invited(server.study, "ko")
     with pytest.raises(OnggiError, match="has no pairs in th, only in ko"):
         invited(server.study, "th")
-    lists = [server.service.store.rater(own["rater"]) for own in status(StatusConfig(str(server.study.path)))["raters"]]
+    lists = [
+        server.service.store.rater(own["rater"])
+        for own in status(StatusConfig(str(server.study.path)))["raters"]
+    ]
     assert sorted(own.slot for own in lists if own and own.slot is not None) == [0, 1, 2]
     for _ in range(4):
         invited(server.study, "ko", test=True)  # a test takes nobody's place

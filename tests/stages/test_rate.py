@@ -40,21 +40,33 @@ def prompts(path: Path) -> str:
 
 def test_models_answer_and_a_second_run_does_nothing(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
     config = RateConfig(
-        [f"base={tiny}", f"other={tiny_gemma}"], prompts(tmp_path / "p.jsonl"), max_tokens=6, raters=2, attention=1
+        [f"base={tiny}", f"other={tiny_gemma}"],
+        prompts(tmp_path / "p.jsonl"),
+        max_tokens=6,
+        raters=2,
+        attention=1,
     )
     made = rate(config, tmp_path / "study")
-    rows = [json.loads(line) for line in (made.path / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line) for line in (made.path / "answers.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert len(rows) == 2 * 5 and {row["model"] for row in rows} == {"base", "other"}
     [second] = [row for row in rows if row.get("turn") == 2 and row["model"] == "other"]
     first = next(row for row in rows if row.get("turn") == 1 and row["model"] == "other")
-    assert [m["content"] for m in second["messages"]] == ["한 문장으로 소개해 주세요.", first["answer"], "더 짧게."]
+    assert [m["content"] for m in second["messages"]] == [
+        "한 문장으로 소개해 주세요.",
+        first["answer"],
+        "더 짧게.",
+    ]
     study = Study(made.path)
     assert study.languages == ["ko", "ar", "th"] and study.key()["reference"] == "base"
     before = (made.path / "stage.json").read_bytes()
     assert rate(config, tmp_path / "study").record == made.record
     assert (made.path / "stage.json").read_bytes() == before
     # The same answers, taken from the file: the same pairs.
-    taken = RateConfig([f"{name}={made.path / 'answers.jsonl'}" for name in ("base", "other")], raters=2, attention=1)
+    taken = RateConfig(
+        [f"{name}={made.path / 'answers.jsonl'}" for name in ("base", "other")], raters=2, attention=1
+    )
     again = rate(taken, tmp_path / "taken")
     assert (again.path / "pairs.jsonl").read_bytes() == (made.path / "pairs.jsonl").read_bytes()
     assert made.record["command"].startswith("onggi rate plan base=")
@@ -62,7 +74,9 @@ def test_models_answer_and_a_second_run_does_nothing(tiny: Path, tiny_gemma: Pat
 
 def test_a_stopped_plan_goes_on_with_the_answers_it_has(tiny: Path, tmp_path: Path) -> None:
     asked = prompts(tmp_path / "p.jsonl")
-    config = RateConfig([f"base={tiny}", f"gone={tmp_path / 'gone'}"], asked, max_tokens=4, raters=1, overlap=1)
+    config = RateConfig(
+        [f"base={tiny}", f"gone={tmp_path / 'gone'}"], asked, max_tokens=4, raters=1, overlap=1
+    )
     import shutil
 
     shutil.copytree(tiny, tmp_path / "gone")
@@ -76,13 +90,17 @@ def test_a_stopped_plan_goes_on_with_the_answers_it_has(tiny: Path, tmp_path: Pa
     kept.write_text("".join(json.dumps(row) + "\n" for row in marked), encoding="utf-8")
     # The model is mended in place: what is on the line is another now, so that work begins afresh …
     shutil.copy(tiny / "tokenizer.json", tmp_path / "gone" / "tokenizer.json")
-    config = RateConfig([f"base={tiny}", f"gone={tmp_path / 'gone'}"], asked, max_tokens=4, raters=1, overlap=1)
+    config = RateConfig(
+        [f"base={tiny}", f"gone={tmp_path / 'gone'}"], asked, max_tokens=4, raters=1, overlap=1
+    )
     with pytest.raises(OnggiError, match="answered the same"):
         rate(config, tmp_path / "study")
     # … and one that failed on the way keeps what was answered.
     kept = tmp_path / "study" / ".partial" / "answers-0.jsonl"
     rows = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
-    kept.write_text("".join(json.dumps(row | {"output": f"답 {row['item']}"}) + "\n" for row in rows), encoding="utf-8")
+    kept.write_text(
+        "".join(json.dumps(row | {"output": f"답 {row['item']}"}) + "\n" for row in rows), encoding="utf-8"
+    )
     made = rate(config, tmp_path / "study")
     whole = (made.path / "answers.jsonl").read_text(encoding="utf-8")
     assert sum(json.loads(line)["answer"].startswith("답 ") for line in whole.splitlines()) == 5
@@ -114,12 +132,16 @@ def evaluation(folder: Path) -> Path:
         write(job.work / "answers.jsonl", *rows)
         write(job.work / "verdicts.jsonl", *verdicts)
         ledger.write_json(job.work / "scores.json", {"judge": {"model": "심판"}})
-        return job.finish(["answers.jsonl", "verdicts.jsonl", "scores.json"], command="onggi evaluate", before=[]).path
+        return job.finish(
+            ["answers.jsonl", "verdicts.jsonl", "scores.json"], command="onggi evaluate", before=[]
+        ).path
 
 
 def test_answers_of_an_evaluation_and_its_judge(tmp_path: Path) -> None:
     scores = evaluation(tmp_path / "scores")
-    study = rate(RateConfig([f"{n}={scores}" for n in ("base", "other")], raters=1, overlap=1), tmp_path / "study").path
+    study = rate(
+        RateConfig([f"{n}={scores}" for n in ("base", "other")], raters=1, overlap=1), tmp_path / "study"
+    ).path
     own = Study(study)
     invite(InviteConfig(str(study), "ko"))
     store = Store(own.ratings, own.id)
@@ -132,7 +154,10 @@ def test_answers_of_an_evaluation_and_its_judge(tmp_path: Path) -> None:
     found = ledger.read_json(made.path / "results.json")
     # People prefer base in all four; the judge in two, in one not, and in one it said nothing.
     assert found["judge"] == "심판"
-    assert (found["languages"]["ko"]["judge"]["n"], found["languages"]["ko"]["judge"]["agreement"]) == (3, 2 / 3)
+    assert (found["languages"]["ko"]["judge"]["n"], found["languages"]["ko"]["judge"]["agreement"]) == (
+        3,
+        2 / 3,
+    )
     assert found["languages"]["ko"]["models"]["other"]["preference"]["value"] == 0
     with pytest.raises(OnggiError, match="is not a finished folder of `onggi evaluate` with --judge"):
         results(ResultsConfig(str(study), str(study)), tmp_path / "other")
@@ -146,7 +171,9 @@ def test_answers_of_an_evaluation_and_its_judge(tmp_path: Path) -> None:
     store = Store(again.ratings, again.id)
     store.add([Event(store.raters()[0].id, s.id, "1", "left") for s in again.schedule["ko"][0][:1]])
     close(CloseConfig(str(other)))
-    counted = ledger.read_json(results(ResultsConfig(str(other), str(scores)), tmp_path / "p2").path / "results.json")
+    counted = ledger.read_json(
+        results(ResultsConfig(str(other), str(scores)), tmp_path / "p2").path / "results.json"
+    )
     assert "judge" not in counted["languages"]["ko"]
 
 
@@ -154,12 +181,18 @@ def test_what_a_study_can_show_is_said_before(tmp_path: Path, capsys: pytest.Cap
     found = outlook.outlook({"ko": 120}, {"ko": 120}, 6, {"ko": 44}, {"ko": 4})
     [sentence] = outlook.sentences(found)
     assert "With 120 pairs in Korean a preference under 60 to 40 cannot be told from chance" in sentence
-    three = outlook.outlook(*[dict.fromkeys(("ko", "ja", "en"), n) for n in (120, 120)], 6, *[dict.fromkeys(("ko", "ja", "en"), 4)] * 2)
+    three = outlook.outlook(
+        *[dict.fromkeys(("ko", "ja", "en"), n) for n in (120, 120)],
+        6,
+        *[dict.fromkeys(("ko", "ja", "en"), 4)] * 2,
+    )
     assert "under 62 to 38 cannot" in outlook.sentences(three)[0]
     line = answers(tmp_path, ("ko", "ar", "km"), 8)
     assert main(["rate", "plan", *line, "--raters", "4", "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 3 and said[0].startswith("Korean (ko): 24 pairs for 4 raters, 14 each (about 7 min), 2 of them")
+    assert len(said) == 3 and said[0].startswith(
+        "Korean (ko): 24 pairs for 4 raters, 14 each (about 7 min), 2 of them"
+    )
     assert "With 8 pairs in Arabic a preference under 100 to 0 cannot be told" in said[1]
     assert main(["rate", "plan", *line, "--dry-run", "--json", "--limit", "3"]) == 0
     assert json.loads(capsys.readouterr().out)["km"]["seen"] is None
@@ -177,11 +210,15 @@ def test_from_plan_to_results_on_the_command_line(tmp_path: Path, capsys: pytest
         told = capsys.readouterr()
         return json.loads(told.out)
 
-    made = said("rate", "plan", *line, "--languages", "kor_Hang,ar", "--raters", "1", "--overlap", "1", "--out", study)
+    made = said(
+        "rate", "plan", *line, "--languages", "kor_Hang,ar", "--raters", "1", "--overlap", "1", "--out", study
+    )
     assert made["verb"] == "rate" and set(Study(Path(study)).languages) == {"ko", "ar"}
     assert main(["rate", "serve", study]) == 1
     assert "nobody is invited yet" in capsys.readouterr().err
-    [link] = said("rate", "invite", study, "--language", "ko", "--url", "https://rate.example.org/")["invitations"]
+    [link] = said("rate", "invite", study, "--language", "ko", "--url", "https://rate.example.org/")[
+        "invitations"
+    ]
     assert link["url"].startswith("https://rate.example.org/i/") and link["kind"] == "person"
     assert said("rate", "status", study)["raters"][0]["done"] == 0
     assert main(["rate", "invite", study, "--language", "ar", "--quiet"]) == 0
@@ -198,7 +235,12 @@ def test_from_plan_to_results_on_the_command_line(tmp_path: Path, capsys: pytest
     # What people said is not planned over.
     assert main(["rate", "plan", *line, "--out", study]) == 1
     assert "holds the ratings of a study that was planned otherwise" in capsys.readouterr().err
-    assert main(["rate", "plan", *line, "--languages", "ko,ar", "--raters", "1", "--overlap", "1", "--out", study]) == 0
+    assert (
+        main(
+            ["rate", "plan", *line, "--languages", "ko,ar", "--raters", "1", "--overlap", "1", "--out", study]
+        )
+        == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -214,7 +256,10 @@ def test_from_plan_to_results_on_the_command_line(tmp_path: Path, capsys: pytest
         ("plan a={one} b={other} --out {out}", "models: b was asked 'ko-0' in other words than a was"),
         ("plan a={one} b={three} --out {out}", "three.jsonl: has no answers of 'b', only of x, y"),
         ("plan a={one} b={empty} --out {out}", "prompts: there is none that all models answered"),
-        ("plan a={one} b={other} --languages th --out {out}", "prompts: there is none that all models answered in th"),
+        (
+            "plan a={one} b={other} --languages th --out {out}",
+            "prompts: there is none that all models answered in th",
+        ),
         ("plan a={one} b={bad} --out {out}", "bad.jsonl, line 1: answer is not a text"),
         ("invite {tmp} --language ko", "{tmp}: is not a finished study"),
         ("invite {tmp}", "language: say which one the rater is to rate"),
@@ -228,7 +273,9 @@ def test_from_plan_to_results_on_the_command_line(tmp_path: Path, capsys: pytest
         ("close {tmp} --yes", "onggi rate close has no option --yes"),
     ],
 )
-def test_a_mistake_is_one_line(words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mistake_is_one_line(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     row = {"_id": "ko-0", "lang": "ko", "prompt": "질문", "answer": "답"}
     places = {
         "tmp": str(tmp_path),
@@ -247,8 +294,13 @@ def test_a_mistake_is_one_line(words: str, said: str, tmp_path: Path, capsys: py
 
 def test_broken_utf8_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = write(tmp_path / "good.jsonl", {"_id": "1", "lang": "ko", "prompt": "질문", "answer": "답"})
-    (tmp_path / "bad.jsonl").write_bytes('{"_id": "1", "lang": "ko", "prompt": "질문", "answer": "'.encode() + b'\xed\x95"}')
-    assert main(["rate", "plan", f"a={good}", f"b={tmp_path / 'bad.jsonl'}", "--out", str(tmp_path / "out")]) == 1
+    (tmp_path / "bad.jsonl").write_bytes(
+        '{"_id": "1", "lang": "ko", "prompt": "질문", "answer": "'.encode() + b'\xed\x95"}'
+    )
+    assert (
+        main(["rate", "plan", f"a={good}", f"b={tmp_path / 'bad.jsonl'}", "--out", str(tmp_path / "out")])
+        == 1
+    )
     assert "bad.jsonl: is not UTF-8 (byte" in capsys.readouterr().err
 
 
@@ -272,4 +324,9 @@ def test_the_recipe_plans_a_study_of_three_models() -> None:
     assert isinstance(config, RateConfig) and len(config.models) == 3 and config.languages == ("ko",)
     # One line names the model that all of it is about.
     model = steps["rounded"].options["model"]
-    assert model == steps["balanced"].options["model"] == steps["scores"].options["reference"] == config.models[0]
+    assert (
+        model
+        == steps["balanced"].options["model"]
+        == steps["scores"].options["reference"]
+        == config.models[0]
+    )

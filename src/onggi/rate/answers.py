@@ -89,7 +89,9 @@ def _answered(own: Mapping[int, tuple[str, Mapping[str, Any]]]) -> Answered:
         raise OnggiError(f"{own[1][0]}: lang: {error}") from error
     terms = first.get("terms")
     answers = tuple(own[turn][1]["answer"] for turn in sorted(own))
-    return Answered(first["_id"], lang, before, tuple(turns), answers, terms if isinstance(terms, str) else None)
+    return Answered(
+        first["_id"], lang, before, tuple(turns), answers, terms if isinstance(terms, str) else None
+    )
 
 
 def together(
@@ -111,7 +113,9 @@ def together(
         for model, other in own.items():
             same = other[key]
             if (same.lang, same.before, same.turns) != (each.lang, each.before, each.turns):
-                raise OnggiError(f"models: {model} was asked {key!r} in other words than {next(iter(own))} was.")
+                raise OnggiError(
+                    f"models: {model} was asked {key!r} in other words than {next(iter(own))} was."
+                )
         answers = {model: answered[key].answers for model, answered in own.items()}
         items = found.setdefault(each.lang, [])
         if limit is None or len(items) < limit:
@@ -120,6 +124,8 @@ def together(
     common = {key for key in first if all(key in other for other in rest)}
     missing = [tag for tag in wanted or () if tag not in found]
     if missing or not found:
-        raise OnggiError(f"prompts: there is none that all models answered{' in ' + ', '.join(missing) if missing else ''}.")
+        raise OnggiError(
+            f"prompts: there is none that all models answered{' in ' + ', '.join(missing) if missing else ''}."
+        )
     lost = sum(1 for key, lang in every if key not in common and (wanted is None or lang in wanted))
     return found, lost

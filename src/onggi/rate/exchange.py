@@ -101,10 +101,10 @@ def ratings(study: Study, path: Path) -> list[Event]:
             raise OnggiError(f"{place}: choice is {choice!r}, not one of {', '.join(CHOICES)}.")
         if not isinstance(rater, str | int) or not str(rater).strip():
             raise OnggiError(f"{place}: rater says who rated; it is {rater!r}.")
-        sides = [_reasons(place, row, f"{side}_reasons") for side in ("left", "right")]
+        left, right = (_reasons(place, row, f"{side}_reasons") for side in ("left", "right"))
         seconds = row.get("seconds")
         seconds = float(seconds) if isinstance(seconds, int | float) else None
-        events.append(Event(str(rater), assignment, f"import {assignment}", choice, *sides, seconds))
+        events.append(Event(str(rater), assignment, f"import {assignment}", choice, left, right, seconds))
     return events
 
 

@@ -54,7 +54,9 @@ def rows(study: Study, raters: Sequence[Rater], said: Mapping[str, Said]) -> lis
                 "check": check,
                 "passed": None if check is None else _passed(check, event.choice, shown.swapped),
                 "choice": event.choice,
-                "winner": {"left": sides[0], "right": sides[1]}.get(event.choice or "") if not check else None,
+                "winner": {"left": sides[0], "right": sides[1]}.get(event.choice or "")
+                if not check
+                else None,
                 "reasons": {sides[0]: list(event.left), sides[1]: list(event.right)} if not check else {},
                 "seconds": event.seconds,
                 "at": event.at,

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import fcntl
 import functools
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -274,7 +276,7 @@ def _welcome(service: Service, request: Request, seat: Seat) -> HTMLResponse:
 def _pair(service: Service, request: Request, seat: Seat) -> HTMLResponse:
     said, mine, current = service.said(seat), service.list(seat), service.current(seat)
     last = next(reversed(said.ratings), None)
-    values = {"last": last, "undo_key": secrets.token_urlsafe(9), "count": len(mine)}
+    values: dict[str, Any] = {"last": last, "undo_key": secrets.token_urlsafe(9), "count": len(mine)}
     if current is None or service.closed:
         return _html(request, "end.html", seat.rater, closed=service.closed, **values)
     seat.shown_at = {current.id: time.monotonic()}
@@ -337,9 +339,7 @@ async def _fields(request: Request) -> dict[str, list[str]]:
         if len(body) > _LARGEST:
             raise Refused(413, "large")
     try:
-        return parse_qs(
-            body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS
-        )
+        return parse_qs(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_FIELDS)
     except ValueError as error:  # not ASCII, not UTF-8 within, too many fields
         raise Refused(400, "request") from error
 
@@ -407,7 +407,7 @@ def application(service: Service) -> Starlette:
         response.set_cookie(
             COOKIE,
             service.signer.sign("session", links.Pass(seat.rater.id, seat.rater.epoch, seat.rater.expires)),
-            expires=seat.rater.expires and _date(seat.rater.expires),
+            expires=datetime.datetime.fromtimestamp(seat.rater.expires, datetime.UTC),
             httponly=True,
             samesite="lax",
             secure=request.url.scheme == "https",
@@ -487,12 +487,6 @@ def application(service: Service) -> Starlette:
     return Starlette(routes=routes)
 
 
-def _date(seconds: int) -> Any:
-    import datetime
-
-    return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-
-
 # ── the server ─────────────────────────────────────────────────────────────────────────────────
 
 
@@ -509,8 +503,6 @@ def alone(study: Study) -> Iterator[None]:
 
 def run(study: Study, signer: links.Signer, host: str, port: int, ready: Callable[[int], None]) -> None:
     """Serve until Ctrl-C. ready: called with the port once it listens. Raises OnggiError where it cannot."""
-    import socket
-
     import uvicorn
 
     with alone(study):

@@ -156,7 +156,9 @@ class Store:
                     (*values, *more),
                 )
         except sqlite3.IntegrityError as error:
-            raise OnggiError(f"{self.path}: that list of pairs was given to another just now; again.") from error
+            raise OnggiError(
+                f"{self.path}: that list of pairs was given to another just now; again."
+            ) from error
 
     # ── what they said ─────────────────────────────────────────────────────────────────────────
 
@@ -193,8 +195,8 @@ class Store:
         where, values = ("WHERE rater = ? ", (rater,)) if rater else ("", ())
         for row in self._db.execute(f"{columns}{where}ORDER BY number", values):
             reasons: dict[str, Any] = json.loads(row[4]) if row[4] else {}
-            sides = tuple(tuple(reasons.get(side, ())) for side in ("left", "right"))
-            yield Event(*row[:4], sides[0], sides[1], row[5], row[6])
+            left, right = (tuple(reasons.get(side, ())) for side in ("left", "right"))
+            yield Event(row[0], row[1], row[2], row[3], left, right, row[5], row[6])
 
     def said(self, rater: str) -> Said:
         """What a rater has said so far."""

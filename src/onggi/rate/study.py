@@ -1,11 +1,11 @@
 """A study as it lies in its folder. What the page is served from knows no model; the key is a file of its own.
 
-    study.json     what the study is: languages, raters, what can be seen with so many pairs
-    pairs.jsonl    what is shown, without a name
-    schedule.json  who sees which pair, on which side, in which order
-    key.json       which answer is whose; read by `results`, after the study is closed, and by nothing else
-    answers.jsonl  the answers with their models, as they were made
-    ratings.sqlite the raters and what they said; made when the first is invited
+study.json     what the study is: languages, raters, what can be seen with so many pairs
+pairs.jsonl    what is shown, without a name
+schedule.json  who sees which pair, on which side, in which order
+key.json       which answer is whose; read by `results`, after the study is closed, and by nothing else
+answers.jsonl  the answers with their models, as they were made
+ratings.sqlite the raters and what they said; made when the first is invited
 """
 
 from __future__ import annotations

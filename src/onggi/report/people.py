@@ -153,9 +153,13 @@ def _reasons(results: Results, say: Phrases) -> list[Block]:
             if not model["shown"]:
                 continue
             marks = sorted(model["reasons"].items(), key=lambda mark: -mark[1])
-            words = [f"{say(f'people.reason_{reason}')} {count / model['shown']:.0%}" for reason, count in marks]
+            words = [
+                f"{say(f'people.reason_{reason}')} {count / model['shown']:.0%}" for reason, count in marks
+            ]
             accepted = _interval(model["accepted"], ".0%")
-            rows.append([titled(tag, say), plain(name), accepted, ", ".join(words) or "–", str(model["shown"])])
+            rows.append(
+                [titled(tag, say), plain(name), accepted, ", ".join(words) or "–", str(model["shown"])]
+            )
             of.append(tag)
     header = [say("damage.language"), say("answers.model")]
     header += [say(f"people.{key}") for key in ("accepted", "reasons", "shown")]

@@ -280,7 +280,12 @@ def _write(
     built: Any,
     models: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    key = {"reference": next(iter(models)), "models": models, "pairs": built.key, "identical": built.identical}
+    key = {
+        "reference": next(iter(models)),
+        "models": models,
+        "pairs": built.key,
+        "identical": built.identical,
+    }
     ledger.write_json(job.work / "key.json", key)
     ledger.write_json(job.work / "schedule.json", built.schedule)
     answered = (

@@ -85,7 +85,9 @@ def invite(config: InviteConfig) -> list[dict[str, Any]]:
         known = [rater for rater in store.raters() if rater.slot is not None]
         chosen = [rater for rater in known if config.renew in (rater.id, "all")]
         if not chosen:
-            raise OnggiError(f"renew: {config.renew!r} is no rater of this study; onggi rate status lists them.")
+            raise OnggiError(
+                f"renew: {config.renew!r} is no rater of this study; onggi rate status lists them."
+            )
         raters = [replace(rater, epoch=rater.epoch + 1, expires=expires) for rater in chosen]
     else:
         raters = _new(config, study, store, expires)
@@ -94,7 +96,9 @@ def invite(config: InviteConfig) -> list[dict[str, Any]]:
         store.put(rater)
         word = signer.sign("invitation", links.Pass(rater.id, rater.epoch, rater.expires))
         url = f"{config.url.rstrip('/')}/i/{word}"
-        found.append({"rater": rater.id, "language": rater.lang, "kind": rater.kind, "url": url, "expires": expires})
+        found.append(
+            {"rater": rater.id, "language": rater.lang, "kind": rater.kind, "url": url, "expires": expires}
+        )
     return found
 
 
@@ -117,7 +121,10 @@ def _new(config: InviteConfig, study: Study, store: Store, expires: int) -> list
             )
     now = time.time()
     kind: Literal["test", "person"] = "test" if config.test else "person"
-    return [Rater(secrets.token_hex(4), lang, slot, kind, 0, now + i * 1e-6, expires) for i, slot in enumerate(slots)]
+    return [
+        Rater(secrets.token_hex(4), lang, slot, kind, 0, now + i * 1e-6, expires)
+        for i, slot in enumerate(slots)
+    ]
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,9 @@ def serve(config: ServeConfig) -> None:
     study, store = _open(config.study)
     made = store.fact("secret")
     if made is None:
-        raise OnggiError(f"{config.study}: nobody is invited yet; onggi rate invite {config.study} --language …")
+        raise OnggiError(
+            f"{config.study}: nobody is invited yet; onggi rate invite {config.study} --language …"
+        )
     signer = links.signer(study.id, made)
     closed = store.closed
     store.close()
@@ -164,7 +173,9 @@ def serve(config: ServeConfig) -> None:
                 "link they see nothing, but links and ratings travel unencrypted: put a proxy with https before it "
                 "for anything beyond a network you trust."
             )
-        say(f"Serving {config.study} at http://{name}:{port}/ (open a link of `onggi rate invite`). Ctrl-C ends.")
+        say(
+            f"Serving {config.study} at http://{name}:{port}/ (open a link of `onggi rate invite`). Ctrl-C ends."
+        )
 
     serving.run(study, signer, config.host, config.port, ready)
 
@@ -278,7 +289,9 @@ def _open(folder: str) -> tuple[Study, Store]:
         import starlette  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise OnggiError(f"rate: {error.name} is not installed; pip install 'onggi[rate]' brings it.") from error
+        raise OnggiError(
+            f"rate: {error.name} is not installed; pip install 'onggi[rate]' brings it."
+        ) from error
     study = Study(Path(folder))
     return study, Store(study.ratings, study.id)
 
@@ -333,7 +346,11 @@ VERBS = {
         lambda made: (
             f"{made['new']} new ratings"
             + (f", {made['known']} known already" if made["known"] else "")
-            + (f", {made['twice']} left out: their rater had rated the same pair before" if made["twice"] else "")
+            + (
+                f", {made['twice']} left out: their rater had rated the same pair before"
+                if made["twice"]
+                else ""
+            )
         ),
     ),
     "close": Verb(CloseConfig, close, ("study",), _raters),

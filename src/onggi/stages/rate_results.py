@@ -64,7 +64,11 @@ def _study(config: ResultsConfig) -> tuple[Study, Any]:
 
 def _scores(folder: str) -> Artifact:
     found = ledger.artifact(Path(folder))
-    if found is None or found.record.get("verb") != "evaluate" or "verdicts.jsonl" not in found.record["outputs"]:
+    if (
+        found is None
+        or found.record.get("verb") != "evaluate"
+        or "verdicts.jsonl" not in found.record["outputs"]
+    ):
         raise OnggiError(f"scores: {folder}: is not a finished folder of `onggi evaluate` with --judge.")
     return found
 
@@ -159,7 +163,9 @@ def _of_grades(rows: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str, s
     for (lang, key), own in grades.items():
         means = {model: sum(scores) / len(scores) for model, scores in own.items()}
         for one, other in itertools.combinations(means, 2):
-            found[lang, key, one, other] = 0.5 + 0.5 * ((means[one] > means[other]) - (means[one] < means[other]))
+            found[lang, key, one, other] = 0.5 + 0.5 * (
+                (means[one] > means[other]) - (means[one] < means[other])
+            )
     return found
 
 
@@ -168,7 +174,9 @@ def _of_pairs(outcomes: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str, str
     for each in outcomes:
         if each["winner"] is not None:
             one, other = each["models"]
-            scores[each["lang"], each["_id"], one, other].append({one: 1.0, other: 0.0}.get(each["winner"], 0.5))
+            scores[each["lang"], each["_id"], one, other].append(
+                {one: 1.0, other: 0.0}.get(each["winner"], 0.5)
+            )
     found = _mean(scores)
     # Both ways round, so that they stand in the place of grades whichever way those have them.
     return found | {(lang, key, other, one): 1 - score for (lang, key, one, other), score in found.items()}

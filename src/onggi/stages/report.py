@@ -35,7 +35,9 @@ class ReportConfig:
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if not self.inputs:
-            raise OnggiError("inputs: name at least one folder of `onggi evaluate` or of `onggi rate results`.")
+            raise OnggiError(
+                "inputs: name at least one folder of `onggi evaluate` or of `onggi rate results`."
+            )
         try:
             Phrases(self.language)
         except OnggiError as error:
@@ -50,7 +52,9 @@ def inputs(config: ReportConfig) -> dict[str, Any]:
 def _found(folder: str) -> Artifact:
     found = ledger.artifact(Path(folder))
     if found is None or found.record.get("verb") not in ("evaluate", "results"):
-        raise OnggiError(f"{folder}: is not a finished folder of `onggi evaluate` or of `onggi rate results`.")
+        raise OnggiError(
+            f"{folder}: is not a finished folder of `onggi evaluate` or of `onggi rate results`."
+        )
     return found
 
 
