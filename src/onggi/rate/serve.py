@@ -121,7 +121,9 @@ class Service:
         self.study, self.signer = study, signer
         self.store, self.writing = Store(study.ratings, study.id), Store(study.ratings, study.id)
         self.writer = Writer(self.writing)
-        self.pairs = study.pairs
+        # A pair is shown to several raters and its text does not change: it is made fit to be shown once.
+        self.fit = functools.lru_cache(maxsize=4096)(lambda pair: _fit(study.pairs[pair]))
+        self.fit(next(iter(study.pairs)))  # the file is read before anybody waits
         self.seats: dict[str, Seat] = {}
         self._closed = (False, 0.0)
 
@@ -280,6 +282,7 @@ def _pair(service: Service, request: Request, seat: Seat) -> HTMLResponse:
     if current is None or service.closed:
         return _html(request, "end.html", seat.rater, closed=service.closed, **values)
     seat.shown_at = {current.id: time.monotonic()}
+    texts = service.fit(current.pair)
     undone = seat.undone if seat.undone and seat.undone.assignment == current.id else None
     return _html(
         request,
@@ -292,32 +295,38 @@ def _pair(service: Service, request: Request, seat: Seat) -> HTMLResponse:
         choices=list(zip(CHOICES, ("upper", "lower", "good", "bad"), strict=True)),
         chosen=undone.choice if undone else None,
         reasons=REASONS,
-        **_shown(service.pairs[current.pair], current.swapped, undone),
+        sides=_sides(texts["answers"], current.swapped, undone),
+        **{name: texts[name] for name in ("tag", "before", "question")},
         **values,
     )
 
 
-def _shown(pair: Mapping[str, Any], swapped: bool, undone: Event | None) -> dict[str, Any]:
-    """What the page shows of a pair. undone: what was said of it before it was taken back."""
+def _fit(pair: Mapping[str, Any]) -> dict[str, Any]:
+    """The texts of a pair as the page shows them: `before`, `question`, and the parts of `first` and `second`."""
     lang = pair["lang"]
     first, *later = pair["turns"]
-    answers = (pair["second"], pair["first"]) if swapped else (pair["first"], pair["second"])
-    sides = []
-    for name, other, texts in zip(("left", "right"), ("upper", "lower"), answers, strict=True):
-        parts = [
-            _part(text, lang, question=_part(later[i - 1], lang) if i else None)
-            for i, text in enumerate(texts)
-        ]
-        marked = (undone.left if name == "left" else undone.right) if undone else ()
-        sides.append({"name": name, "other": other, "parts": parts, "marked": marked})
+    asked = [None, *(_part(text, lang) for text in later)]
     return {
         "tag": lang,
-        "before": [
-            _part(message["content"], lang, role=message["role"], question=None) for message in pair["before"]
-        ],
+        "before": [_part(message["content"], lang, role=message["role"]) for message in pair["before"]],
         "question": _part(first, lang),
-        "sides": sides,
+        "answers": [
+            [_part(text, lang, question=question) for text, question in zip(pair[which], asked, strict=True)]
+            for which in ("first", "second")
+        ],
     }
+
+
+def _sides(answers: Sequence[Any], swapped: bool, undone: Event | None) -> list[dict[str, Any]]:
+    """The answer on the left and the one on the right. undone: what was said of them before it was taken back."""
+    marked = (undone.left, undone.right) if undone else ((), ())
+    names = (("left", "upper"), ("right", "lower"))
+    return [
+        {"name": name, "other": other, "parts": parts, "marked": own}
+        for (name, other), parts, own in zip(
+            names, reversed(answers) if swapped else answers, marked, strict=True
+        )
+    ]
 
 
 # ── requests ───────────────────────────────────────────────────────────────────────────────────
