@@ -186,7 +186,7 @@ async def _sessions(raters: list[Rater], paths: list[str]) -> None:
     for rater, path in zip(raters, paths, strict=True):
         await rater.open()
         _, head, _ = await rater.ask("GET", path)
-        found = re.search(r"set-cookie: (onggi_rate=[^;]+)", head, re.I)
+        found = re.search(r"set-cookie: (onggi_[^;]+)", head, re.I)
         assert found, head
         rater.cookie = found[1]
         rater.writer.close()
@@ -219,7 +219,7 @@ def bare(given: argparse.Namespace, synchronous: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         script = str(ROOT / "bench" / "parts" / "bare_rating.py")
         with running([sys.executable, script, f"{name}/bare.sqlite", synchronous]) as port:
-            raters = [Rater(port, f"onggi_rate={'x' * 120}") for _ in range(given.raters)]
+            raters = [Rater(port, f"onggi_study={'x' * 120}") for _ in range(given.raters)]
             pairs = [f"{n:012d}" for n in range(given.each)]
             return loaded(raters, lambda rater, i, until: rater.rate(pairs, until, i), given.seconds)
 

@@ -31,7 +31,9 @@ def main(path: str, synchronous: str) -> None:
     async def rate(request: Request) -> Response:
         fields = parse_qs((await request.body()).decode())
         values = (fields["pair"][0], fields["key"][0], fields["choice"][0], time.time())
-        db.execute("INSERT INTO ratings VALUES (?, ?, ?, ?, ?)", (request.cookies.get("onggi_rate"), *values))
+        db.execute(
+            "INSERT INTO ratings VALUES (?, ?, ?, ?, ?)", (request.cookies.get("onggi_study"), *values)
+        )
         return RedirectResponse("/pair", status_code=303)
 
     app = Starlette(routes=[Route("/rate", rate, methods=["POST"])])

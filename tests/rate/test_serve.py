@@ -234,10 +234,12 @@ def test_one_cookie_of_the_session(serve: Serve) -> None:
     browser = server.browser()
     first = browser.get(link(server)).history[0]
     [cookie] = first.headers.get_list("set-cookie")
-    assert cookie.startswith("onggi_rate=") and "HttpOnly" in cookie and "SameSite=lax" in cookie
+    assert (
+        cookie.startswith(f"{server.service.cookie}=") and "HttpOnly" in cookie and "SameSite=lax" in cookie
+    )
     assert first.headers["location"] == "/"  # the link is not in the address that stays
     finish(browser)
-    assert [jar.name for jar in browser.client.cookies.jar] == ["onggi_rate"]
+    assert [jar.name for jar in browser.client.cookies.jar] == [server.service.cookie]
 
 
 # ── what an answer may hold ────────────────────────────────────────────────────────────────────
@@ -448,7 +450,7 @@ def test_without_a_session(serve: Serve) -> None:
         assert browser.get(path).status_code == 403 and QUESTIONS["ko"] not in browser.page.text
     for path in ("/rate", "/undo", "/begin", "/page"):
         assert browser.post(path, {"pair": "x", "key": "k", "choice": "left"}).status_code == 403
-    browser.client.cookies.set("onggi_rate", "forged.word")
+    browser.client.cookies.set(server.service.cookie, "forged.word")
     assert browser.get("/pair").status_code == 403
 
 

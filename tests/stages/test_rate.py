@@ -232,7 +232,11 @@ def test_from_plan_to_results_on_the_command_line(tmp_path: Path, capsys: pytest
     assert main(["rate", "results", study, "--out", out]) == 0
     told = capsys.readouterr().out
     assert "Korean" in told and "50%" in told and "alpha not known" in told
-    # What people said is not planned over.
+    # What people said is not planned over; a study without raters, looked at, is.
+    looked = str(tmp_path / "looked")
+    for options in (["--raters", "2"], ["--raters", "3"]):
+        assert main(["rate", "plan", *line, *options, "--out", looked, "--quiet"]) == 0
+        assert said("rate", "status", looked)["raters"] == []
     assert main(["rate", "plan", *line, "--out", study]) == 1
     assert "holds the ratings of a study that was planned otherwise" in capsys.readouterr().err
     assert (

@@ -128,4 +128,4 @@ def together(
             f"prompts: there is none that all models answered{' in ' + ', '.join(missing) if missing else ''}."
         )
     lost = sum(1 for key, lang in every if key not in common and (wanted is None or lang in wanted))
-    return found, lost
+    return ({tag: found[tag] for tag in wanted} if wanted is not None else found), lost

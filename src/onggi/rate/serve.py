@@ -39,7 +39,6 @@ from .outlook import SECONDS_EACH
 from .store import Event, Rater, Said, Store
 from .study import CHOICES, REASONS, Shown, Study
 
-COOKIE = "onggi_rate"
 _LARGEST = 16_384  # bytes of a body
 _FIELDS = 40
 _STANDS = 1.0  # seconds for which what is known of a rater is not looked up again
@@ -119,6 +118,7 @@ class Service:
 
     def __init__(self, study: Study, signer: links.Signer):
         self.study, self.signer = study, signer
+        self.cookie = f"onggi_{study.id[:8]}"  # ports of one host share their cookies; studies must not
         self.store, self.writing = Store(study.ratings, study.id), Store(study.ratings, study.id)
         self.writer = Writer(self.writing)
         # A pair is shown to several raters and its text does not change: it is made fit to be shown once.
@@ -368,7 +368,7 @@ def _reasons(fields: Mapping[str, list[str]], side: str) -> tuple[str, ...]:
 
 
 def _session(service: Service, request: Request) -> Seat:
-    word = request.cookies.get(COOKIE)
+    word = request.cookies.get(service.cookie)
     if word is None:
         raise Refused(403, "session")
     return service.seat(service.signer.read("session", word))
@@ -414,7 +414,7 @@ def application(service: Service) -> Starlette:
             raise Refused(410, "closed")
         response = _to("/")
         response.set_cookie(
-            COOKIE,
+            service.cookie,
             service.signer.sign("session", links.Pass(seat.rater.id, seat.rater.epoch, seat.rater.expires)),
             expires=datetime.datetime.fromtimestamp(seat.rater.expires, datetime.UTC),
             httponly=True,

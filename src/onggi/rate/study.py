@@ -11,6 +11,7 @@ ratings.sqlite the raters and what they said; made when the first is invited
 from __future__ import annotations
 
 import functools
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,22 @@ class Study:
 
 
 def check_fresh(out: Path) -> None:
-    """Raises OnggiError for a folder whose study has raters: planning another one there would lose them."""
-    if (out / RATINGS).exists():
+    """Raises OnggiError for a folder whose study has raters: planning another one there would lose them. A file of
+    ratings without any is removed.
+    """
+    file = out / RATINGS
+    if not file.exists():
+        return
+    try:
+        db = sqlite3.connect(file)
+        raters = db.execute("SELECT count(*) FROM raters").fetchone()[0]
+        db.close()
+    except sqlite3.Error:
+        raters = 1  # whatever it is, it is not ours to remove
+    if raters:
         raise OnggiError(
             f"{out}: holds the ratings of a study that was planned otherwise; name another --out, "
             "or go on with that one by the options it was planned with."
         )
+    for name in (RATINGS, f"{RATINGS}-wal", f"{RATINGS}-shm"):
+        (out / name).unlink(missing_ok=True)
