@@ -136,10 +136,19 @@ def test_sent_twice_is_there_once(serve: Serve) -> None:
 
     assert server.run(at_once()) == [200] * 8
     assert len(events(server)) == 2
-    undo = {"pair": events(server)[-1].assignment, "key": "undo-1"}
+    # One whose request was given up after it was kept: the server learns of it when it is sent again.
+    browser.get("/pair")
+    third = {"pair": browser.hidden("pair"), "key": "given up", "choice": "bad"}
+    [rater] = {event.rater for event in events(server)}
+    server.service.writing.add([Event(rater, third["pair"], third["key"], "bad")])
+    browser.post("/rate", third)
+    assert browser.hidden("pair") != third["pair"] and len(events(server)) == 3
+    browser.undo()
+    assert browser.hidden("pair") == third["pair"]
+    undo = {"pair": events(server)[1].assignment, "key": "undo-1"}
     for _ in range(3):  # one press, sent three times, takes one back
         browser.post("/undo", undo)
-    assert [event.choice for event in events(server)] == ["right", "good", None]
+    assert [event.choice for event in events(server)] == ["right", "good", "bad", None, None]
 
 
 @pytest.mark.parametrize("tag", ["ko", "en", "ar"])

@@ -204,6 +204,8 @@ class Service:
             raise Refused(410, "closed")
         if kept:
             said.add(event)
+        else:  # it is there, and what is known here is not (its request was given up): look again
+            seat.state = None
 
 
 # ── pages ──────────────────────────────────────────────────────────────────────────────────────
@@ -235,12 +237,12 @@ def _say(request: Request, rater: Rater | None) -> Phrases:
     wanted = [rater.page, rater.lang] if rater else []
     accepted = request.headers.get("accept-language", "")[:200].split(",")
     wanted += [part.partition(";")[0].strip().partition("-")[0].lower() for part in accepted]
-    have = available_pages()
+    have = _spoken()
     return _phrases(next((tag for tag in wanted if tag in have), "en"))
 
 
 @functools.cache
-def available_pages() -> frozenset[str]:
+def _spoken() -> frozenset[str]:
     """The languages that the page itself speaks."""
     return frozenset(available("rate"))
 
@@ -467,7 +469,7 @@ def application(service: Service) -> Starlette:
         seat = _session(service, request)
         fields = await _fields(request)
         tag = _one(fields, "page")
-        if tag not in available_pages():
+        if tag not in _spoken():
             raise Refused(400, "request")
         seat.rater = replace(seat.rater, page=tag)
         service.store.put(seat.rater)

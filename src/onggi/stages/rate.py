@@ -130,7 +130,7 @@ def rate(config: RateConfig, out: Path) -> Artifact:
     >>> from pathlib import Path
     >>> from onggi.languages import Languages
     >>> from onggi.stages import RateConfig, rate
-    >>> config = RateConfig(["model", "w4"], "everyday", Languages("ko,en,ar"), limit=2, max_tokens=4, raters=2)
+    >>> config = RateConfig(["model", "w4"], "everyday", Languages("ko,en,ar"), limit=2, max_tokens=8, raters=2)
     >>> made = rate(config, Path("study"))
     >>> sorted(made.record["outputs"])
     ['answers.jsonl', 'key.json', 'pairs.jsonl', 'schedule.json', 'study.json']
