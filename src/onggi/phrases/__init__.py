@@ -93,7 +93,8 @@ class Phrases:
 
     def __call__(self, key: str, **values: Any) -> str:
         """The phrase `key` with its fields filled; KeyError for a key or field that is not there."""
-        return _Formatter().vformat(self.templates[key], (), values)
+        template = self.templates[key]
+        return _Formatter().vformat(template, (), values) if "{" in template or "}" in template else template
 
     def __contains__(self, key: str) -> bool:
         return key in self.templates
