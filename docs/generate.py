@@ -4,6 +4,7 @@
     python docs/generate.py --check   # says what is not up to date, and fails
 
 docs/cleaning.md holds the keys of clean.yaml between `<!-- keys -->` and `<!-- /keys -->`.
+docs/rate.md has a table for each verb of `onggi rate`, between marks of that verb's name.
 A page holds its table between `<!-- options -->` and `<!-- /options -->`; docs/README.md holds the list
 between `<!-- verbs -->` and `<!-- /verbs -->`. All else on a page is written by hand.
 """
@@ -22,7 +23,7 @@ from typing import Any, Literal
 
 from onggi import arguments, cli
 from onggi.languages import Languages
-from onggi.stages import VERBS, Plan, Stage
+from onggi.stages import VERBS, Plan, Stage, rate_people, rate_results
 from onggi.stages.base import Names, flag
 
 DOCS = Path(__file__).parent
@@ -48,6 +49,11 @@ def stage_of(verb: str) -> Stage | None:
     """The stage of `verb`; of one that makes no artifact (chat), its config as if it were one."""
     if verb in VERBS:
         return VERBS[verb]
+    if verb == "rate results":
+        return rate_results.STAGE
+    if verb.startswith("rate "):
+        own = rate_people.VERBS[verb.removeprefix("rate ")]
+        return Stage(verb, own.config, _none, _none, _none, dict.fromkeys(own.positional))
     if importlib.util.find_spec(f"onggi.stages.{verb}") is None:
         return None
     module = importlib.import_module(f"onggi.stages.{verb}")
@@ -154,6 +160,7 @@ def main(check: bool, docs: Path = DOCS) -> list[str]:
         ("README.md", "verbs", listing()),
         ("cleaning.md", "keys", keys()),
         *((f"{verb}.md", "options", table(verb)) for verb in verbs()),
+        *(("rate.md", verb, table(f"rate {verb}")) for verb in (*rate_people.VERBS, "results")),
     ]
     for name, mark, content in parts:
         page = docs / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,17 @@ def cache(
     folder = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("ONGGI_CACHE", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, headless. Of a module, not of the session: while it is open, asyncio.run cannot be called beside it."""
+    sync = pytest.importorskip("playwright.sync_api")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium fonts-noto-cjk fonts-noto-core")
+    with sync.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
 
 
 def probe_texts() -> Iterator[str]:

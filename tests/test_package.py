@@ -18,6 +18,7 @@ DATA |= {"onggi/text/data/everyday.jsonl", "onggi/text/data/questions.jsonl"}
 DATA |= {"onggi/text/data/starts.jsonl"}
 DATA |= {f"onggi/text/data/seed-{tag}.jsonl" for tag in ("de", "en", "es", "ja", "ko", "zh-Hans")}
 DATA |= {"onggi/phrases/ko.yaml", "onggi/report/page.html"}
+DATA |= {"onggi/phrases/rate/ja.yaml", "onggi/rate/pages/pair.html", "onggi/rate/pages/rate.js"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_the_wheel(built: Path) -> None:
     assert here >= DATA
     assert names == here | {name for name in names if ".dist-info/" in name}
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    for extra in ("gemma", "llama", "bench", "dev"):
+    for extra in ("gemma", "llama", "rate", "bench", "dev"):
         assert f"Provides-Extra: {extra}\n" in metadata
     assert "Requires-Dist: torch" in metadata and "License-Expression: Apache-2.0" in metadata
 

@@ -729,3 +729,60 @@ def test_collapse_refuses_what_is_no_sample(values: list[float], worst: float) -
 
 if __name__ == "__main__":
     main()
+
+
+# ── agreement of many raters, and what pairs can show ───────────────────────────────────────────
+
+# Krippendorff 2011, Computing Krippendorff's Alpha-Reliability, §C and §D: four observers, twelve units, gaps (0).
+OBSERVED = (
+    (1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0),
+    (1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3),
+    (0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0),
+    (1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0),
+)
+UNITS = [[value for value in unit if value] for unit in zip(*OBSERVED, strict=True)]
+
+
+@pytest.mark.parametrize(("metric", "alpha"), [("nominal", 0.743), ("interval", 0.849)])
+def test_krippendorffs_own_example(metric: str, alpha: float) -> None:
+    found = statistics.krippendorff(UNITS, metric)  # type: ignore[arg-type]
+    assert round(found.value, 3) == alpha and found.n == 11  # the last unit has one value
+    assert found.low < found.value < found.high <= 1
+
+
+def test_alpha_at_its_ends() -> None:
+    assert statistics.krippendorff([[1, 1], [0, 0], [1, 1, 1]]).value == 1
+    opposite = statistics.krippendorff([[0, 1]] * 40, "interval")
+    assert opposite.value < -0.9
+    rng = np.random.default_rng(0)
+    chance = statistics.krippendorff(rng.integers(0, 3, (400, 3)).tolist())
+    assert chance.low < 0 < chance.high and chance.high - chance.low < 0.2
+    for nothing in ([], [[1]], [[1, 1], [1, 1]]):
+        assert math.isnan(statistics.krippendorff(nothing).value)
+
+
+def test_alphas_interval_holds_the_truth_as_often_as_it_says() -> None:
+    """Two raters of a fair coin who agree with probability 0.8: alpha is 0.6."""
+    rng, held = np.random.default_rng(1), 0
+    for trial in range(200):
+        first = rng.integers(0, 2, 60)
+        second = np.where(rng.random(60) < 0.8, first, 1 - first)
+        found = statistics.krippendorff(np.stack([first, second], 1).tolist(), draws=400, seed=trial)
+        held += found.low <= 0.6 <= found.high
+    assert 178 <= held <= 199
+
+
+def test_what_pairs_can_show() -> None:
+    one, three = statistics.detectable_preference(120), statistics.detectable_preference(120, tests=3)
+    assert one.seen is not None and three.seen is not None and three.found is not None
+    # By the binomial: 72 of 120 have p = 0.035, 71 have 0.055; with three languages it takes 74.
+    assert (round(one.seen * 120), round(three.seen * 120)) == (72, 74)
+    assert stats.binomtest(72, 120).pvalue <= 0.05 < stats.binomtest(71, 120).pvalue
+    assert stats.binomtest(74, 120).pvalue <= 0.05 / 3 < stats.binomtest(73, 120).pvalue
+    assert abs(stats.binom.sf(73, 120, three.found) - 0.8) < 1e-3
+    assert statistics.detectable_preference(5).seen is None and statistics.detectable_preference(6).seen == 1
+    # The same test as the verdicts': a sign flip of differences that are all of one size.
+    halves = [0.5] * 48 + [-0.5] * 72
+    assert abs(statistics.sign_flip(halves, draws=20000) - stats.binomtest(72, 120).pvalue) < 0.01
+    with pytest.raises(OnggiError, match="at least one of each"):
+        statistics.detectable_preference(0)

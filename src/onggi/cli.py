@@ -8,12 +8,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import __version__
 from .errors import OnggiError, nearest
 from .ledger import Artifact
 from .progress import console, say
+
+if TYPE_CHECKING:
+    from .stages import Stage
 
 _OVERRIDE = re.compile(r"(--)?[A-Za-z0-9][\w-]*\.[\w.-]+=.*", re.DOTALL)
 _OTHER = {
@@ -69,6 +72,8 @@ def _dispatch(words: list[str]) -> int:
         return _inspect(rest)
     if verb == "chat":
         return _chat(rest)
+    if verb == "rate":
+        return _rate(rest)
     if verb not in VERBS:
         raise OnggiError(f"there is no command {verb!r}.{nearest(verb, [*VERBS, *_OTHER])} See onggi --help.")
     return _stage(verb, rest)
@@ -92,7 +97,6 @@ def _help() -> str:
 def parser(verb: str) -> Any:
     """The parser of `onggi VERB`, whole; the option tables of docs/ are written from it."""
     from . import arguments
-    from .stages import VERBS
 
     if verb == "run":
         return _run_parser()
@@ -100,10 +104,13 @@ def parser(verb: str) -> Any:
         return _inspect_parser()
     if verb == "chat":
         return _chat_parser()
-    made = arguments.parser(VERBS[verb])
+    if verb.startswith("rate ") and verb not in ("rate plan", "rate results"):
+        return _rate_parser(verb)
+    stage = _stage_of(verb)
+    made = arguments.parser(stage)
     if verb == "evaluate":
         made.add_argument("--list-tasks", action="store_true", help="Print the tasks there are, and end.")
-    if VERBS[verb].dry_run:
+    if stage.dry_run:
         made.add_argument(
             "--dry-run",
             action="store_true",
@@ -114,6 +121,14 @@ def parser(verb: str) -> Any:
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
     )
     return made
+
+
+def _stage_of(verb: str) -> Stage:
+    """The stage of `onggi VERB`: of `rate`, which has verbs of its own, the plan."""
+    from .stages import VERBS, rate_results
+    from .stages.rate import PLAN
+
+    return {"rate": PLAN, "rate plan": PLAN, "rate results": rate_results.STAGE}.get(verb) or VERBS[verb]
 
 
 def _add_switches(parser: Any, json_help: str) -> None:
@@ -158,9 +173,7 @@ def _parse(parser: Any, words: list[str], prog: str) -> Any:
 def _stage(verb: str, words: list[str]) -> int:
     from dataclasses import fields
 
-    from .stages import VERBS
-
-    stage = VERBS[verb]
+    stage = _stage_of(verb)
     if verb == "evaluate" and "--list-tasks" in words:
         from .stages.evaluate import list_tasks
 
@@ -186,6 +199,57 @@ def _stage(verb: str, words: list[str]) -> int:
     else:
         say(f"{artifact.path}: {', '.join(sorted(artifact.record['outputs'])[:4])} …")
     return 0
+
+
+def _rate(words: list[str]) -> int:
+    """`onggi rate VERB`: a study is planned and counted as any stage is; between, people are served."""
+    from dataclasses import fields
+
+    from .stages import rate_people
+
+    verbs = ["plan", *rate_people.VERBS, "results"]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(_rate_help(verbs))
+        parser("rate").print_help()
+        return 0
+    name, rest = words[0], words[1:]
+    if name not in verbs:
+        raise OnggiError(f"there is no command 'rate {name}'.{nearest(name, verbs)} See onggi rate --help.")
+    if name in ("plan", "results"):
+        return _stage(f"rate {name}", rest)
+    verb = rate_people.VERBS[name]
+    parsed = _parse(parser(f"rate {name}"), rest, f"onggi rate {name}")
+    found = verb.run(verb.config(**{field.name: parsed[field.name] for field in fields(verb.config)}))
+    if parsed.json:
+        _print_json({"invitations": found} if isinstance(found, list) else found or {})
+    elif said := verb.words(found):  # a link is what was asked for, with --quiet too
+        print(said)
+    return 0
+
+
+def _rate_help(verbs: list[str]) -> str:
+    lines = ["usage: onggi rate VERB …", "", (_stage_of("rate").config.__doc__ or "").split("\n")[0], ""]
+    for name in verbs:
+        words = parser(f"rate {name}").description.split("\n")[0]
+        words = (
+            "make the answers, or take existing ones, and build a study of them" if name == "plan" else words
+        )
+        lines.append(f"  {name:10} {words}")
+    return "\n".join([*lines, "", "onggi rate VERB --help shows the options of each; those of plan:", ""])
+
+
+def _rate_parser(verb: str) -> Any:
+    from dataclasses import fields
+
+    from . import arguments
+    from .stages import rate_people
+
+    found = rate_people.VERBS[verb.removeprefix("rate ")]
+    plain: dict[str, dict[str, Any]] = {name: {} for name in found.positional}
+    plain |= {f"--{f.name}": {"action": "store_true"} for f in fields(found.config) if f.default is False}
+    made = arguments.verb_parser(verb, found.config, plain)
+    _add_switches(made, "Print one JSON object in place of words.")
+    return made
 
 
 def _record(artifact: Artifact) -> dict[str, Any]:

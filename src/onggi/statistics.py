@@ -16,7 +16,8 @@ two models measured on the same passages are drawn the same way. Nothing here kn
 language, a model or a nat is; a difference is variant minus reference, and more is worse.
 
 For items that are right or wrong there are `flips` and what so many items could have shown at all
-(`minimum_detectable_loss`); for verdicts between pairs, `bradley_terry` and `agreement`.
+(`minimum_detectable_loss`); for verdicts between pairs, `bradley_terry`, what so many pairs could show
+(`detectable_preference`), and of those who gave them `agreement` (two) and `krippendorff` (any number).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -448,6 +449,89 @@ def agreement(first: Sequence[Hashable], second: Sequence[Hashable]) -> Agreemen
     share = sum(a == b for a, b in zip(first, second, strict=True)) / n
     chance = sum(count * other[label] for label, count in one.items()) / n**2
     return Agreement(share, (share - chance) / (1 - chance) if chance < 1 else math.nan, n)
+
+
+def krippendorff(
+    units: Sequence[Sequence[float]],
+    metric: Literal["nominal", "interval"] = "nominal",
+    *,
+    confidence: float = 0.95,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Krippendorff's alpha: how far raters agree beyond chance, with any number of them and any gaps.
+
+    units: what was rated, each with the values its raters gave, in no order; those with fewer than two say
+    nothing. metric: the square of the difference of two values, 1 or 0 for "nominal". alpha is 1 where all
+    agree, 0 where no more than by chance, below 0 where less (Krippendorff 2011, Computing Krippendorff's
+    Alpha-Reliability, §D; its example is the test). `n` counts the units used. The interval draws units
+    (percentile bootstrap), since the ratings of one hang together.
+    Value and limits are nan where no unit has two ratings, or all ratings are one and the same value.
+    """
+    used = [unit for unit in units if len(unit) > 1]
+    labels = sorted({value for unit in used for value in unit})
+    if len(labels) < 2:
+        return Interval(math.nan, math.nan, math.nan, len(used))
+    counts = np.array([[unit.count(label) for label in labels] for unit in map(list, used)], dtype=float)
+    values = np.asarray(labels, dtype=float)
+    apart = (values[:, None] - values[None, :]) ** 2
+    if metric == "nominal":
+        apart = (apart > 0).astype(float)
+    sizes = counts.sum(axis=1)
+    # Within a unit every value meets every other one, weighed so that a unit counts as its number of ratings.
+    observed = np.einsum("ui,ij,uj->u", counts, apart, counts) / (sizes - 1)
+
+    def alpha(times: _Floats) -> _Floats:
+        """times: (draws, units), how often each unit was drawn."""
+        total, label = times @ sizes, times @ counts
+        expected = np.einsum("di,ij,dj->d", label, apart, label) / (total - 1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(1 - (times @ observed) / expected)
+
+    value = float(alpha(np.ones((1, len(used))))[0])
+    rng, shares = np.random.default_rng(seed), np.full(len(used), 1 / len(used))
+    found = np.concatenate(
+        [alpha(rng.multinomial(len(used), shares, size).astype(float)) for size in _blocks(draws, len(used))]
+    )
+    found = found[np.isfinite(found)]
+    if len(used) == 1 or not found.size:
+        return Interval(value, math.nan, math.nan, len(used))
+    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(value, float(min(low, value)), float(max(high, value)), len(used))
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """What `n` pairs can show: the least share of them on one side that is told from chance, and the least true
+    share that is found with the power asked for. None where none is.
+    """
+
+    seen: float | None
+    found: float | None
+    n: int
+
+
+def detectable_preference(n: int, *, tests: int = 1, alpha: float = 0.05, power: float = 0.8) -> Preference:
+    """What preference `n` decided, independent pairs can show by the sign test, two-sided at `alpha` / `tests`.
+
+    `tests`: how many such verdicts Holm's correction is over, at its most severe. Exact, by the binomial. Ties
+    make it harder: n counts the pairs that are decided. Raises OnggiError for fewer than one pair or test.
+    """
+    if n < 1 or tests < 1:
+        raise OnggiError(f"{n} pairs and {tests} tests: there must be at least one of each.")
+    wins = np.arange(n + 1)
+    p = np.minimum(1.0, 2 * special.bdtrc(wins - 1, n, 0.5))  # of so many wins or more
+    p[0] = 1.0  # bdtrc of -1 is nan
+    claimed = np.flatnonzero((p <= alpha / tests) & (2 * wins > n))
+    if not claimed.size:
+        return Preference(None, None, n)
+    least = int(claimed[0])
+    low, high = 0.5, 1.0
+    while high - low > 1e-6:
+        half = (low + high) / 2
+        reached = float(special.bdtrc(least - 1, n, half))
+        low, high = (low, half) if reached >= power else (half, high)
+    return Preference(least / n, high, n)
 
 
 def bradley_terry(

@@ -15,9 +15,12 @@ def fields(template: str) -> Iterator[str]:
     return (name for _, name, _, _ in string.Formatter().parse(template) if name)
 
 
-@pytest.mark.parametrize("language", available())
-def test_every_file_has_the_same_keys_and_fields(language: str) -> None:
-    english, own = Phrases("en").templates, Phrases(language).templates
+FILES = [(of, language) for of in ("", "rate") for language in available(of)]
+
+
+@pytest.mark.parametrize(("of", "language"), FILES)
+def test_every_file_has_the_same_keys_and_fields(of: str, language: str) -> None:
+    english, own = Phrases("en", of).templates, Phrases(language, of).templates
     assert own.keys() == english.keys()
     # A language may say less of a field (Korean has no plural), never one that is not given.
     extra = {key: set(fields(own[key])) - set(fields(english[key])) for key in own}
@@ -26,8 +29,9 @@ def test_every_file_has_the_same_keys_and_fields(language: str) -> None:
     assert not any(lost.values())
 
 
-def test_no_english_sentence_is_left_in_another_language() -> None:
-    english, korean = Phrases("en").templates, Phrases("ko").templates
+@pytest.mark.parametrize(("of", "language"), [file for file in FILES if file[1] != "en"])
+def test_no_english_sentence_is_left_in_another_language(of: str, language: str) -> None:
+    english, korean = Phrases("en", of).templates, Phrases(language, of).templates
     same = {key for key in english if english[key] == korean[key]}
     assert all(not any(c.isalpha() for c in "".join(_literals(english[key]))) for key in same)
 
@@ -64,6 +68,11 @@ def test_numbers_and_names() -> None:
     assert Phrases("kor_Hang").name("km") == "크메르어"
     with pytest.raises(KeyError):
         say("measured.passages")
+
+
+def test_the_page_of_rate_speaks_languages_of_its_own() -> None:
+    assert available("rate") == ["en", "ja", "ko"] and available() == ["en", "ko"]
+    assert Phrases("ja", "rate")("pair.title", number=2, count=9) == "9組中 2組目"
 
 
 def test_a_language_without_phrases() -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from browsing import MISSING
 from onggi.phrases import Phrases
 from onggi.report import content, html, markdown
 from scores_examples import BALANCED, COMPARED, RECORD, answers, compared, model, scores
@@ -19,17 +18,6 @@ BETTER = {tag: 0.3 + i / 50 for i, tag in enumerate(TAGS)}
 CALIBRATED = {"text": "starter", "licence": "MIT", "tokens": {"en": 50, "ko": 50}}
 NAMES = ("한국어만 보정", "ភាសាខ្មែរ <b>&amp;", "โมเดลไทย", "نموذج عربي")
 AGAIN = "onggi report 점수 --language ko --out 보고서"
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium, headless."""
-    sync = pytest.importorskip("playwright.sync_api")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium fonts-noto-cjk fonts-noto-core")
-    with sync.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
 
 
 def whole() -> dict[str, Any]:
@@ -64,36 +52,6 @@ class Visit:
         self.page.on("console", lambda message: self.errors.append(message.text))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.goto(path.as_uri())
-
-
-# Draws every character of the page in its element's font and compares the picture with that of a
-# code point that no font has.
-MISSING = """() => {
-  const canvas = document.createElement("canvas"), size = 40;
-  canvas.width = canvas.height = 2 * size;
-  const context = canvas.getContext("2d", {willReadFrequently: true});
-  const picture = (text, font) => {
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    context.font = `${size}px ${font}`;
-    context.fillText(text, size / 2, 1.3 * size);
-    return context.getImageData(0, 0, canvas.width, canvas.height).data.join();
-  };
-  const fonts = new Map();
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node; (node = walker.nextNode());) {
-    if (node.parentElement.closest("script")) continue;
-    const font = getComputedStyle(node.parentElement).fontFamily;
-    if (!fonts.has(font)) fonts.set(font, new Set());
-    for (const character of node.textContent) if (!/\\s|\\p{Cf}/u.test(character)) fonts.get(font).add(character);
-  }
-  const missing = [];
-  let seen = 0;
-  for (const [font, characters] of fonts) {
-    const box = picture("\\u{10FFFD}", font);
-    for (const character of characters) { seen++; if (picture(character, font) === box) missing.push(character); }
-  }
-  return {missing, seen};
-}"""
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 from markdown_it import MarkdownIt
 
 from onggi.phrases import Phrases
@@ -76,38 +75,6 @@ def test_no_answer_leaves_its_fence() -> None:
     rest = [token for token in tokens if token.type != "fence"]
     assert not any("alert" in token.content for token in rest)
     page.encode()  # no half of a surrogate pair
-
-
-def test_what_acts_is_shown_as_a_sign() -> None:
-    assert pages.shown("한\x00글\r\nไทย\tx\x7f") == "한␀글\nไทย\tx␡"
-    assert pages.shown("\x1b[31m\x9b\ud800\uffff\U0001fffe\ufdd0\u202eعربي") == "␛[31m������عربي"
-    joined = "ك\u200cم नि\u200dय 👩\u200d💻"
-    assert pages.shown(joined) == joined  # joiners are part of how a word is written
-
-
-@pytest.mark.parametrize("text", ["가" * 900, "ក្រុ" * 300, "नि" * 500, "word " * 200, "é" * 600])
-def test_a_long_answer_is_cut_between_characters(text: str) -> None:
-    head, rest = pages.cut(text)
-    assert head + rest == text and 200 < len(head) <= 400
-    import unicodedata
-
-    assert not unicodedata.combining(rest[0]) and unicodedata.category(rest[0]) not in ("Mn", "Mc")
-    assert pages.cut(text[:400]) == (text[:400], "")
-
-
-@pytest.mark.parametrize(
-    ("text", "language", "runs"),
-    [
-        ("عاصمة كوريا هي سيول، و GPU ليست مدينة.", "ar", "rtl"),
-        ("The answer is سيول.", "ar", "ltr"),
-        ("1. 42", "ar", "rtl"),
-        ("", "he", "rtl"),
-        ("서울은 한국의 수도", "ko", "ltr"),
-        ("42", "km", "ltr"),
-    ],
-)
-def test_direction_follows_the_letters(text: str, language: str, runs: str) -> None:
-    assert pages.direction(text, language) == runs
 
 
 def test_models_stand_side_by_side_in_one_order() -> None:

@@ -12,6 +12,7 @@ import functools
 import string
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -53,14 +54,14 @@ def with_particle(word: str, closed: str, opened: str) -> str:
     return word + (opened if vowel or (liquid and closed == "으로") else closed)
 
 
-def available() -> list[str]:
-    """Tags of the languages there are phrases in."""
-    files = resources.files(__package__).iterdir()
+def available(of: str = "") -> list[str]:
+    """Tags of the languages there are phrases in. of: a folder here, for what has its own (the page of rate)."""
+    files = resources.files(__package__).joinpath(of).iterdir()
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
 @functools.cache
-def _file(tag: str) -> Mapping[str, str]:
+def _file(tag: str, of: str) -> Mapping[str, str]:
     flat: dict[str, str] = {}
 
     def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> None:
@@ -70,7 +71,7 @@ def _file(tag: str) -> Mapping[str, str]:
             else:
                 flat[".".join((*path, key))] = value
 
-    content = (resources.files(__package__) / f"{tag}.yaml").read_text(encoding="utf-8")
+    content = resources.files(__package__).joinpath(of, f"{tag}.yaml").read_text(encoding="utf-8")
     walk(yaml.safe_load(content), ())
     return flat
 
@@ -81,18 +82,19 @@ class Phrases:
     Raises OnggiError for a language without phrases, naming those there are.
     """
 
-    def __init__(self, language: str = "en"):
+    def __init__(self, language: str = "en", of: str = ""):
         self.language = languages.canonical(language)
-        if self.language not in available():
+        if self.language not in available(of):
             raise OnggiError(
-                f"there are no phrases in {languages.name(self.language)} ({self.language}), "
-                f"only in {', '.join(available())}; another language is one file, see onggi/phrases/en.yaml."
+                f"there are no phrases in {languages.name(self.language)} ({self.language}), only in "
+                f"{', '.join(available(of))}; another language is one file, see {Path('onggi/phrases', of, 'en.yaml')}."
             )
-        self.templates = _file(self.language)
+        self.templates = _file(self.language, of)
 
     def __call__(self, key: str, **values: Any) -> str:
         """The phrase `key` with its fields filled; KeyError for a key or field that is not there."""
-        return _Formatter().vformat(self.templates[key], (), values)
+        template = self.templates[key]
+        return _Formatter().vformat(template, (), values) if "{" in template or "}" in template else template
 
     def __contains__(self, key: str) -> bool:
         return key in self.templates

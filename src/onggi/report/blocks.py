@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import one_line
-
-Direction = Literal["ltr", "rtl"]
+from ..text.display import Direction
 
 
 @dataclass(frozen=True)

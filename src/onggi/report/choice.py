@@ -19,6 +19,7 @@ Entry = Mapping[str, Any]
 Word = Literal["reference", "best", "better", "same", "unshown", "mixed", "damaged", "unmeasured"]
 
 TEXT, GRADE, RATING = "nll_per_passage", "judge/score", "judge/rating"
+PEOPLE = "people/preference"
 RIGHT = ("prompts/exact", "prompts/chrf")
 # Rates of answers that speak against a model where they are clearly worse than the reference's.
 RATES = ("prompts/script", "prompts/line", "prompts/loop", "prompts/empty")
@@ -57,7 +58,7 @@ def tasks(scores: Scores) -> dict[str, str]:
 def entries(scores: Scores, name: str, tag: str) -> dict[str, Entry]:
     """What speaks for or against a model in a language, by its key in `scores.json`."""
     own = scores["models"][name]["languages"].get(tag, {})
-    keys = [TEXT, *tasks(scores).values(), *RIGHT, GRADE, *RATES]
+    keys = [TEXT, *tasks(scores).values(), *RIGHT, GRADE, PEOPLE, *RATES]
     found = {key: own[key] for key in keys if key in own and own[key].get("value") is not None}
     judged = (scores.get("judge") or {}).get("languages", {}).get(tag) or {}
     if rating := (judged.get("ratings") or {}).get(name):

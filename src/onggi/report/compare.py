@@ -70,6 +70,8 @@ def cell(scores: Scores, name: str, tag: str, word: str, say: Phrases) -> str:
         lines.append(f"{mean} {say('ship.tasks')}")
     if grade := found.get(choice.GRADE):
         lines.append(f"{_range(grade, '.1f')} {say('ship.judge')}")
+    if preferred := found.get(choice.PEOPLE):
+        lines.append(f"{_range(preferred, '.0%')} {say('ship.people')}")
     return "\n".join(lines) if found else "–"
 
 
@@ -166,6 +168,9 @@ def evidence(scores: Scores, name: str, tag: str, say: Phrases) -> list[str]:
     if grade and other and "verdict" in grade:
         values = {"value": f"{grade['value']:.1f}", "base": f"{other['value']:.1f}"}
         parts.append(say("ship.grade", verdict=said(grade["verdict"], say), **values))
+    if preferred := own.get(choice.PEOPLE):
+        share, verdict = f"{preferred['value']:.0%}", said(preferred["verdict"], say)
+        parts.append(say("ship.preferred", share=share, verdict=verdict, reference=isolated(reference)))
     for key in choice.RATES:
         if key in own and key in base and (key == "prompts/script" or told.get(key) == "worse"):
             parts.append(_rate(key, own[key], base[key], reference, say))

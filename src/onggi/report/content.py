@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import languages as tags
 from ..phrases import Phrases
-from . import choice, compare, figures, grades, items, prices
+from . import choice, compare, figures, grades, items, people, prices
 from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, isolated, named, plain
 from .pages import Row, pages
 from .wording import (
@@ -27,15 +27,22 @@ from .wording import (
 
 
 def section(
-    scores: Scores, record: Mapping[str, Any], again: str, say: Phrases, answers: Sequence[Row] = ()
+    scores: Scores,
+    record: Mapping[str, Any],
+    again: str,
+    say: Phrases,
+    answers: Sequence[Row] = (),
+    studies: Sequence[people.Results] = (),
 ) -> list[Block]:
     """One evaluation: its `scores.json`, the record of the stage that made it, the command that makes the
-    page from it, and the first rows of its `answers.jsonl`.
+    page from it, the first rows of its `answers.jsonl`, and what people said in `studies` of its models.
     """
     blocks: list[Block] = [Paragraph(plain(items.lead(scores, say)), lead=True)]
     if scores["text"]:
         blocks.append(Paragraph(_measured(scores, say)))
     blocks += compare.ship(scores, say)
+    for results in studies:
+        blocks += people.section(results, scores, say)
     if scores["text"]:
         blocks += [*_damage(scores, say), *_verdicts(scores, say), *_between(scores, say)]
     for part in (items.tasks, items.answers, grades.judge, prices.size, prices.tokens, prices.cost):

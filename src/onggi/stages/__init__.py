@@ -11,6 +11,7 @@ from . import evaluate as _evaluate
 from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
+from . import rate as _rate
 from . import report as _report
 from . import reshape as _reshape
 from . import text as _text
@@ -19,7 +20,7 @@ from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _report)
+    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _rate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
@@ -28,6 +29,7 @@ from .inspect import inspect  # noqa: E402
 from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
 from .quantize import QuantizeConfig, quantize  # noqa: E402
+from .rate import RateConfig, rate  # noqa: E402
 from .report import ReportConfig, report  # noqa: E402
 from .reshape import ReshapeConfig, reshape  # noqa: E402
 from .text import TextConfig, text  # noqa: E402
@@ -43,6 +45,7 @@ __all__ = [
     "Plan",
     "PretrainConfig",
     "QuantizeConfig",
+    "RateConfig",
     "ReportConfig",
     "ReshapeConfig",
     "Stage",
@@ -54,6 +57,7 @@ __all__ = [
     "pack",
     "pretrain",
     "quantize",
+    "rate",
     "report",
     "reshape",
     "text",

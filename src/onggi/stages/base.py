@@ -81,7 +81,7 @@ class Names(tuple[str, ...]):
 
 def command(stage: Stage, config: Any, out: Path) -> str:
     """The command line that makes `out` again."""
-    words = ["onggi", stage.verb]
+    words = ["onggi", *stage.verb.split()]
     flags: list[str] = []
     defaults = {field.name: field.default for field in fields(config)}
     for name, value in options(config).items():
