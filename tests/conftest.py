@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from clusters import cluster
+
 
 @pytest.fixture(autouse=True)
 def cache(
@@ -93,6 +95,13 @@ def save_model(folder: Path, kind: str, **options: Any) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    """A local Ray cluster of two workers, one for all tests."""
+    with cluster():
+        yield
 
 
 @pytest.fixture(scope="session")
