@@ -27,10 +27,13 @@ lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 40 minutes)
+bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 90 minutes)
 	@$(BIN)/python bench/quantize.py
 	@$(BIN)/python bench/report.py
 	@$(BIN)/python bench/evaluate.py
+	@$(BIN)/python bench/text.py
+	@$(BIN)/python bench/pretrain.py
+	@$(BIN)/python bench/starts.py
 
 clean:  ## remove the environments, not the runs
 	@rm -rf $(VENV) .venv-bench
