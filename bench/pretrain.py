@@ -86,6 +86,7 @@ def plain(folder: Path, packed: Any, steps: int, precision: torch.dtype) -> floa
 def ours(folder: Path, packed: Any, steps: int, precision: torch.dtype) -> float:
     """Tokens a second of onggi's trainer, its notes of each step written as always."""
     from onggi.progress import Progress
+    from onggi.train import attention
     from onggi.train.schedule import Schedule
     from onggi.train.tokens import PackedBatches, next_token
     from onggi.train.trainer import Options, Trainer
@@ -98,8 +99,10 @@ def ours(folder: Path, packed: Any, steps: int, precision: torch.dtype) -> float
         return loss(model, batch)
 
     with tempfile.TemporaryDirectory() as out:
+        model = load(folder)
+        attention.prepare(model, precision)
         Trainer(
-            load(folder),
+            model,
             timed,
             PackedBatches(packed, SEQUENCES, 0),
             Schedule(steps + 2, RATE, 1),
@@ -259,7 +262,9 @@ def page(result: dict[str, Any]) -> str:
         "| --- | --- | --- | --- |",
         *rows,
         "",
-        "| useful tokens a second | " + " | ".join(f"round {i + 1}" for i in range(len(result["rounds"]["onggi"]))) + " |",
+        "| useful tokens a second | "
+        + " | ".join(f"round {i + 1}" for i in range(len(result["rounds"]["onggi"])))
+        + " |",
         "| --- |" + " ---: |" * len(result["rounds"]["onggi"]),
     ]
     for name, own in result["rounds"].items():
@@ -303,7 +308,9 @@ def main() -> None:
     (out / "pretrain.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     (out / "pretrain.md").write_text(page(result), encoding="utf-8")
     for goal in result["goals"]:
-        print(f"{goal['what']}: {goal['measured']}, goal {goal['goal']}, {'met' if goal['met'] else 'MISSED'}")
+        print(
+            f"{goal['what']}: {goal['measured']}, goal {goal['goal']}, {'met' if goal['met'] else 'MISSED'}"
+        )
     print(f"bench: written: {out / 'pretrain.md'}", file=sys.stderr)
 
 

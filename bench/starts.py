@@ -204,8 +204,16 @@ def goals(curves: dict[str, Any], starts: list[Start]) -> list[dict[str, Any]]:
     steps = {start.name: [round(share * start.steps) for share in AT] for start in starts}
     pairs = [
         ("shrunk below naive layer dropping at every N, in each language", "shrunk", "naive"),
-        ("shrunk below a random start of its size given the same FLOPs, in each language", "shrunk", "random"),
-        ("deepened below the original continued for the same FLOPs, in each language", "deepened", "continued"),
+        (
+            "shrunk below a random start of its size given the same FLOPs, in each language",
+            "shrunk",
+            "random",
+        ),
+        (
+            "deepened below the original continued for the same FLOPs, in each language",
+            "deepened",
+            "continued",
+        ),
     ]
     found = []
     for what, name, other in pairs:

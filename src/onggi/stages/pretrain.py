@@ -233,7 +233,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> 
 
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
-    from ..train import trainer
+    from ..train import attention, trainer
     from ..train.schedule import Schedule
     from ..train.tokens import next_token
     from ..train.validation import Validation
@@ -257,6 +257,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> 
     count = sum(parameter.numel() for parameter in parameters.values())
     del stored, parameters  # a sharded model has others
     dtype = precision(job, config.precision, engine.device)
+    attention.prepare(engine.model, dtype)
     material = material_of(config, engine, start)
     release_memory()
     validation = (
