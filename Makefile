@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
+PROCESSES ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs bench clean
@@ -15,8 +16,8 @@ help:  ## this list
 run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=… ARGS=…)
 	@$(BIN)/onggi run $(RECIPE) $(ARGS)
 
-test: $(VENV)/.developer  ## the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.developer  ## the tests (PROCESSES=2 in two processes)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 	@$(BIN)/ruff format --check .

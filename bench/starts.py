@@ -1,6 +1,6 @@
 """The four starts in one figure: random, continued, shrunk, deepened, trained on the same text.
 
-Gemma 3 270M, its vocabulary cut to Korean and English, is continued as it is; shrunk to half of its layers, by
+A model, its vocabulary cut to Korean and English, is continued as it is; shrunk to half of its layers, by
 measured importance and by place (naive); deepened by a third; and a Llama of the shrunk model's size begins at
 random. All read the same packed passages of LibreOffice's help in the same order; passages held out are
 measured on the way, in bits per byte of each language. The deepened model has fewer steps than the original, so that
@@ -9,8 +9,8 @@ measured points on a straight line.
 
     python bench/starts.py [--steps 100] [--batch-tokens 1024] [--quick] [--resume] [--work build/bench/starts]
 
-writes docs/benchmarks/starts.md, .json and .svg. --quick is a trial of the bench itself, in a few minutes; its page says
-so and stays in the work folder. --resume keeps what an interrupted run of the same options made.
+writes docs/benchmarks/starts.md, .json and .svg. --quick is a trial of the bench itself, and --model takes another
+model; their page stays in the work folder. --resume keeps what an interrupted run of the same options made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from parts import process
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks"
 MODEL, SOURCE, LANGUAGES = "package:gemma3-270m", "debian:libreoffice-help", ("ko", "en")
-LAYERS, DEEPER, LENGTH = 9, 24, 256
+LENGTH = 256
 # Gemma's weights have a range that the default for training further, 3e-5, would hardly leave in so few steps.
 RATE = 2e-4
 PASSAGES, LEAST, ONE_IN = 40, 80, 50  # measured; characters of the English one; of so many
@@ -64,6 +64,7 @@ class Bench:
 
     def __init__(self, given: argparse.Namespace):
         self.work, self.steps, self.batch = given.work, given.steps, given.batch_tokens
+        self.model = given.model
         self.seconds: dict[str, float] = {}
         if not given.resume:
             shutil.rmtree(self.work, ignore_errors=True)
@@ -101,17 +102,17 @@ class Bench:
         train, _ = self.text()
         tags = ",".join(LANGUAGES)
         by = ["--text", str(train), "--languages", tags]
-        trimmed = self.onggi("trimmed", "reshape", MODEL, "--keep-languages", tags, *by)
+        trimmed = self.onggi("trimmed", "reshape", self.model, "--keep-languages", tags, *by)
         self.onggi(
             "packed",
             "pack",
-            *("--text", str(train), "--tokenizer", str(trimmed), "--length", str(LENGTH)),
+            *(str(train), "--tokenizer", str(trimmed), "--length", str(LENGTH)),
         )
-        shrunk = self.onggi("shrunk", "reshape", str(trimmed), "--layers", str(LAYERS), *by)
-        naive = self.onggi(
-            "naive", "reshape", str(trimmed), "--layers", str(LAYERS), "--choice", "naive", *by
-        )
-        deeper = self.onggi("deepened", "reshape", str(trimmed), "--deepen", str(DEEPER))
+        layers = json.loads((trimmed / "config.json").read_text())["num_hidden_layers"]
+        fewer = ["reshape", str(trimmed), "--layers", str(layers // 2)]
+        shrunk = self.onggi("shrunk", *fewer, *by)
+        naive = self.onggi("naive", *fewer, "--choice", "naive")
+        deeper = self.onggi("deepened", "reshape", str(trimmed), "--deepen", str(round(layers * 4 / 3)))
         folders = {"continued": trimmed, "shrunk": shrunk, "naive": naive, "deepened": deeper}
         whole = self._start("continued", ["--init", str(trimmed)], trimmed, self.steps)
         starts = [whole]
@@ -239,6 +240,7 @@ def page(result: dict[str, Any]) -> str:
         f"- machine: {machine['processor']} (family-model-stepping {machine['family']}), {machine['cores']} cores; "
         f"{result['minutes']:.0f} minutes in all",
         f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        f"- model: {result['model']}",
         f"- {result['steps']} steps of {result['batch_tokens']:,} tokens in sequences of {LENGTH}; cosine to a tenth after a "
         f"warm-up of a tenth; AdamW at {RATE:g}, and for the random start its default, Muon at 5e-3; one run each, one seed",
         f"- measured: {PASSAGES} passages in each language that none has read, {LEAST} characters or more in English",
@@ -261,11 +263,11 @@ def page(result: dict[str, Any]) -> str:
         "| start | layers | parameters | FLOPs a step | steps | seconds a step |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for start in result["starts"]:
-        lines.append(
-            f"| {start['name']} | {start['layers']} | {start['parameters']:,} | {start['flops']:.2e} | "
-            f"{start['steps']} | {start['seconds']:.2f} |"
-        )
+    lines += [
+        f"| {start['name']} | {start['layers']} | {start['parameters']:,} | {start['flops']:.2e} | "
+        f"{start['steps']} | {start['seconds']:.2f} |"
+        for start in result["starts"]
+    ]
     for goal in result["goals"]:
         name, other = goal["pair"]
         lines += [
@@ -327,6 +329,7 @@ def main() -> int:
     )
     parser.add_argument("--steps", type=int, default=100, help="of all but the deepened (default: 100)")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="of a step (default: 1024)")
+    parser.add_argument("--model", default=MODEL, help=f"default: {MODEL}")
     parser.add_argument("--quick", action="store_true", help="a trial: 10 steps of 256 tokens")
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run made")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench" / "starts", metavar="DIR")
@@ -354,6 +357,7 @@ def main() -> int:
         "machine": machine,
         "versions": {name: importlib.metadata.version(name) for name in ("onggi", "torch", "transformers")},
         "quick": given.quick,
+        "model": given.model,
         "steps": given.steps,
         "batch_tokens": given.batch_tokens,
         "minutes": round(sum(bench.seconds.values()) / 60, 1),
@@ -364,7 +368,7 @@ def main() -> int:
         "goals": goals(curves, starts),
         "curves": curves,
     }
-    out = given.work if given.quick else DOCS
+    out = given.work if given.quick or given.model != MODEL else DOCS
     out.mkdir(parents=True, exist_ok=True)
     (out / "starts.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     (out / "starts.svg").write_text(figure(result), encoding="utf-8")

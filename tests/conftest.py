@@ -13,6 +13,20 @@ import pytest
 from clusters import cluster
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (pytest-xdist): the tests of a file in one, which shares what they share, and those that
+    want the Ray cluster or a browser each in one, for there is one of either.
+    """
+    shared = {
+        item.path: name
+        for item in items
+        for name in ("ray", "browser")
+        if name in getattr(item, "fixturenames", ())
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, str(item.path))))
+
+
 @pytest.fixture(autouse=True)
 def cache(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from onggi.languages import Languages
 from onggi.progress import Progress
 from onggi.stages import PackConfig, pack
 from onggi.text.packing import Packed
-from onggi.train import checkpoints, optimizers, trainer
+from onggi.train import attention, checkpoints, optimizers, trainer
 from onggi.train.schedule import Schedule
 from onggi.train.tokens import Batch, PackedBatches, next_token
 from onggi.train.trainer import Options, Trainer
@@ -75,6 +75,17 @@ def test_a_documents_loss_does_not_depend_on_its_neighbours(
         # That the positions do it: without them the last document sees the others.
         joined = next_token(torch.float32)(model, {"ids": whole["ids"], "weights": weights})
         assert abs(float(joined - among)) > 1e-3
+        # So it is with products in bf16, whose attention is another.
+        attention.prepare(model, torch.float32)
+        assert model.config._attn_implementation == "sdpa"
+        attention.prepare(model, torch.bfloat16)
+        assert model.config._attn_implementation == "onggi_fp32"
+        rough = [
+            float(next_token(torch.bfloat16)(model, batch))
+            for batch in ({**whole, "weights": weights}, alone, {"ids": whole["ids"], "weights": weights})
+        ]
+        assert rough[:2] == pytest.approx([float(among)] * 2, rel=2e-3)
+        assert rough[2] == pytest.approx(float(joined), rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

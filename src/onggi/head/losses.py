@@ -19,7 +19,7 @@ from .chunks import Head
 # chunk reads and writes the gradient of the head once, so smaller ones are slower.
 _POSITIONS, _PRODUCTS = 2048, 192 << 20
 # Logits that are gone over together between two products, a dozen times: on a CPU as many as its cache holds.
-_BLOCK = 1 << 18
+_BLOCK = 1 << 19
 
 
 def chunk(vocabulary: int, dtype: torch.dtype) -> int:
