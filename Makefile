@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
+PROCESSES ?= 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs bench clean
@@ -15,8 +16,8 @@ help:  ## this list
 run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=… ARGS=…)
 	@$(BIN)/onggi run $(RECIPE) $(ARGS)
 
-test: $(VENV)/.developer  ## the tests
-	@$(BIN)/python -m pytest
+test: $(VENV)/.developer  ## the tests (PROCESSES=2 in two processes)
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 	@$(BIN)/ruff format --check .
@@ -27,10 +28,13 @@ lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 40 minutes)
+bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 90 minutes)
 	@$(BIN)/python bench/quantize.py
 	@$(BIN)/python bench/report.py
 	@$(BIN)/python bench/evaluate.py
+	@$(BIN)/python bench/text.py
+	@$(BIN)/python bench/pretrain.py
+	@$(BIN)/python bench/starts.py
 
 clean:  ## remove the environments, not the runs
 	@rm -rf $(VENV) .venv-bench

@@ -1,15 +1,17 @@
-"""A local Ray cluster of two workers for a module's tests, and a driver beside it that does no work."""
+"""A local Ray cluster of two workers for all tests that want one, and a driver beside it that does no work."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def cluster(module: str) -> Iterator[None]:
-    """Ray with two cores; the functions of `module`, which workers cannot import, are sent as they are."""
+def cluster() -> Iterator[None]:
+    """Ray with two cores."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
     ray.init(
@@ -19,9 +21,19 @@ def cluster(module: str) -> Iterator[None]:
         logging_level="ERROR",
         object_store_memory=200_000_000,
     )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def sent(module: str) -> Iterator[None]:
+    """The functions of `module`, which workers cannot import, are sent as they are."""
+    import ray
+
     ray.cloudpickle.register_pickle_by_value(sys.modules[module])
     try:
         yield
     finally:
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[module])
-        ray.shutdown()

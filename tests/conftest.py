@@ -11,6 +11,22 @@ from typing import Any
 
 import pytest
 
+from clusters import cluster
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (pytest-xdist): the tests of a file in one, which shares what they share, and those that
+    want the Ray cluster or a browser each in one, for there is one of either.
+    """
+    shared = {
+        item.path: name
+        for item in items
+        for name in ("ray", "browser")
+        if name in getattr(item, "fixturenames", ())
+    }
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, str(item.path))))
+
 
 @pytest.fixture(autouse=True)
 def cache(
@@ -105,6 +121,13 @@ def save_model(folder: Path, kind: str, **options: Any) -> Path:
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.to(torch.bfloat16).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[None]:
+    """A local Ray cluster of two workers, one for all tests."""
+    with cluster():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from clusters import cluster
+from clusters import sent
 from onggi import fanout
 from onggi.errors import OnggiError, UnavailableError
 
@@ -20,9 +20,8 @@ JARS = {"ko": ["항아리", "옹기", "된장"], "el": ["πιθάρι", "λάδ�
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with cluster(__name__):
+def functions(ray: None) -> Iterator[None]:
+    with sent(__name__):
         yield
 
 

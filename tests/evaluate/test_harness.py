@@ -293,8 +293,10 @@ def test_a_name_of_ours_is_refused(tmp_path: Path) -> None:
             harness.prepare([task(tmp_path, name, "ko")], None, None, None)
 
 
-def test_names_of_lm_eval() -> None:
-    # One test for all that needs the index of its 14,000 files.
+def test_names_of_lm_eval(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # One test for all that needs the index of its 14,000 files, which takes ten seconds.
+    assert main(["evaluate", str(tiny), "--tasks", "capitols", "--out", str(tmp_path / "s")]) == 1
+    assert "there is no task 'capitols'. Did you mean 'capitals'?" in capsys.readouterr().err
     with pytest.raises(OnggiError, match=r"no task 'kobest_cop'\. Did you mean 'kobest_copa'"):
         harness.prepare(["kobest_cop"], None, None, None)
     assert {"kobest_copa", "haerae_history", "kmmlu_law", "hrm8k_ksm", "click_lang_grammar"} <= set(

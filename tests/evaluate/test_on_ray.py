@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import pytest
 
 pytest.importorskip("ray")
 
-from clusters import cluster
+from clusters import sent
 from onggi import fanout, ledger
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
@@ -29,9 +28,8 @@ LANGUAGES = Languages("ko,el,th")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray() -> Iterator[None]:
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    with cluster(__name__):
+def functions(ray: None) -> Iterator[None]:
+    with sent(__name__):
         yield
 
 

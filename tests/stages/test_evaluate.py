@@ -237,7 +237,6 @@ def test_what_a_server_cannot_do(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--tasks", "capitols"], "there is no task 'capitols'. Did you mean 'capitals'?"),
         (["--tasks", "capitals", "--shots", "9"], "has 5 solved items"),
         (["--tasks", "capitals", "--languages", "yi"], "capitals is in none of yi"),
         (["--prompts", "nowhere.jsonl"], "there is no such file"),

@@ -268,16 +268,19 @@ def test_two_processes_make_the_curve_of_one(packed: Path, tmp_path: Path) -> No
 
 
 def test_the_quick_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = run.run(ROOT / "recipes" / "quick-pretrain.yaml", ["model.steps=20"], tmp_path)
+    made = run.run(ROOT / "recipes" / "quick-pretrain.yaml", ["model.steps=20", "early.steps=2"], tmp_path)
     assert [artifact.record["verb"] for artifact in made.values()] == [
-        *("text", "tokenizer", "pack", "pretrain", "evaluate"),
+        *("text", "tokenizer", "pack", "pretrain", "pretrain", "evaluate"),
     ]
     bits = made["model"].record["bits_per_byte"]
     assert len(bits["after"]) == 8
     for language, value in bits["after"].items():
         assert value < bits["before"][language], language
     scores = json.loads((made["scores"].path / "scores.json").read_text())
-    assert "ko" in next(iter(scores["models"].values()))["languages"]
+    assert scores["reference"] == "early" and set(scores["models"]) == {"early", "model"}
+    for language in ("en", "ko", "km", "el"):
+        early, late = (scores["models"][name]["languages"][language] for name in ("early", "model"))
+        assert late["nll_per_passage"]["value"] < early["nll_per_passage"]["value"], language
 
 
 def test_the_small_recipe_is_sound() -> None:

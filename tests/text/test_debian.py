@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from onggi import text
 from onggi.errors import OnggiError
 from onggi.text import debian
 
@@ -579,6 +580,11 @@ def test_man_pages_are_whole_pages(archive: Archive, cache: Path) -> None:
             "de": "BEZEICHNUNG\na - erste",
         },
     ]
+    # The same page may be of another version in each language, so it is no parallel text.
+    found = text.load("debian:manpages", ("ja", "de", "zh-Hans"))
+    assert not found.parallel and found.languages == ("ja", "de", "zh-Hans")
+    assert found.passages("ja") == {"man1/c.1": "名前\nc 三", "man7/a.7": "名前\na - 最初"}
+    assert found.passages("de") == {"man7/a.7": "BEZEICHNUNG\na - erste"}
     with pytest.raises(OnggiError, match="debian:manpages has no text in ko"):
         debian.load("manpages", ("ko",), cache)
 

@@ -18,7 +18,7 @@ from onggi.languages import Languages
 from onggi.progress import Progress
 from onggi.stages import PackConfig, pack
 from onggi.text.packing import Packed
-from onggi.train import checkpoints, optimizers, trainer
+from onggi.train import attention, checkpoints, compiled, optimizers, trainer
 from onggi.train.schedule import Schedule
 from onggi.train.tokens import Batch, PackedBatches, next_token
 from onggi.train.trainer import Options, Trainer
@@ -75,6 +75,17 @@ def test_a_documents_loss_does_not_depend_on_its_neighbours(
         # That the positions do it: without them the last document sees the others.
         joined = next_token(torch.float32)(model, {"ids": whole["ids"], "weights": weights})
         assert abs(float(joined - among)) > 1e-3
+        # So it is with products in bf16, whose attention is another.
+        attention.prepare(model, torch.float32)
+        assert model.config._attn_implementation == "sdpa"
+        attention.prepare(model, torch.bfloat16)
+        assert model.config._attn_implementation == "onggi_fp32"
+        rough = [
+            float(next_token(torch.bfloat16)(model, batch))
+            for batch in ({**whole, "weights": weights}, alone, {"ids": whole["ids"], "weights": weights})
+        ]
+        assert rough[:2] == pytest.approx([float(among)] * 2, rel=2e-3)
+        assert rough[2] == pytest.approx(float(joined), rel=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
@@ -95,6 +106,39 @@ def test_it_learns_and_passes_do_not_matter(kind: str, tiny: Path, packed: Path,
     assert runs[4, False].pieces == [(0, 3), (3, 6)]
     for other in ((4, False), (6, True)):
         assert found[other] == pytest.approx(found[6, False], rel=1e-4)
+
+
+def test_compiled_layers_learn_the_same(packed: Path, tiny: Path, tmp_path: Path) -> None:
+    whole = made(tiny, packed, tmp_path / "whole")
+    run = made(tiny, packed, tmp_path / "compiled")
+    compiled.compile(run.model.model)
+    shapes: list[int] = []
+
+    def validate(model: Any) -> dict[str, float]:
+        shapes.append(1 + len(shapes))
+        model(torch.zeros(1, 2 + len(shapes), dtype=torch.int64))
+        return {"ko": 1.0}
+
+    run.validate = validate
+    torch._dynamo.utils.counters.clear()
+    assert losses(run.fit()) == pytest.approx(losses(whole.fit()), rel=1e-4)
+    assert len(shapes) == 2 and torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    # A short training is not worth the measurement, and one that does not gain stays as it was.
+    step = lambda: next_token(torch.float32)(run.model.model, run.source.rows(0, 0, 1))  # noqa: E731
+    assert not compiled.worthwhile(run.model.model, step, 1e9, 1e12)
+    compiled.undo(run.model.model)
+    assert not any(layer._compiled_call_impl for layer in compiled.layers(run.model.model))
+
+
+def test_whether_compiling_pays_is_measured(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Engine(tiny).model
+    for compiled_takes, pays in ((0.8, True), (0.95, False)):
+        taken = iter([1.0, compiled_takes])
+        monkeypatch.setattr("onggi.train.outlook.seconds", lambda step, taken=taken: next(taken))
+        assert compiled.worthwhile(model, lambda: torch.zeros(()), 1000, 1e15) == pays
+        assert all(bool(layer._compiled_call_impl) == pays for layer in compiled.layers(model))
+    monkeypatch.setattr("onggi.train.outlook.seconds", lambda step: 1.0)
+    assert not compiled.worthwhile(model, lambda: torch.zeros(()), 500, 1e15)  # under ten minutes
 
 
 def test_one_step_is_adamw_with_decay_on_the_matrices_of_layers(

@@ -15,9 +15,16 @@ from torch import Tensor
 
 from .chunks import Head
 
-# Positions of one chunk, and its logits at most: 192 positions with a vocabulary of 262,144, a fifth of a gigabyte in
-# fp32. Each chunk reads and writes the gradient of the head once, so smaller ones are slower.
-_POSITIONS, _LOGITS = 512, 192 << 18
+# Positions of one chunk at most, and bytes of its products: in fp32 192 positions with a vocabulary of 262,144. Each
+# chunk reads and writes the gradient of the head once, so smaller ones are slower.
+_POSITIONS, _PRODUCTS = 2048, 192 << 20
+# Logits that are gone over together between two products, a dozen times: on a CPU as many as its cache holds.
+_BLOCK = 1 << 19
+
+
+def chunk(vocabulary: int, dtype: torch.dtype) -> int:
+    """Positions of one chunk, where nothing else is said."""
+    return max(min(_POSITIONS, _PRODUCTS // (vocabulary * dtype.itemsize)), 1)
 
 
 def cross_entropy(
@@ -34,7 +41,7 @@ def cross_entropy(
 
     hidden: (positions, hidden size), the states that predict `targets` (positions,), token ids.
     weights: (positions,), by default 1 / positions each: the mean. A token of weight 0 costs nothing. positions:
-    of a chunk, by default as many as keep its logits within 200 MB, at most 512. dtype: of
+    of a chunk, by default as many as keep its logits within 200 MB, at most 2,048. dtype: of
     the matrix products; everything between them is fp32 (or wider, where `dtype` is). The head's
     bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
     bias; they can be gone back through once, and not differentiated again. z: with it Σ weights · z ·
@@ -55,7 +62,7 @@ def cross_entropy(
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < head.vocabulary:
         raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
     if positions is None:
-        positions = max(min(_POSITIONS, _LOGITS // head.vocabulary), 1)
+        positions = chunk(head.vocabulary, dtype)
     loss: Tensor = _CrossEntropy.apply(
         hidden, head.weight, head.bias, targets, weights, head, z, positions, dtype, torch.is_grad_enabled()
     )
@@ -90,9 +97,9 @@ class _CrossEntropy(torch.autograd.Function):
             room = _Room(min(positions, len(targets)), rows, wide)
             loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
             for start in range(0, len(targets), positions):
-                chunk = slice(start, start + positions)
+                own = slice(start, start + positions)
                 loss += _chunk(
-                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, z, kept, chunk, room
+                    states[own], rows, targets[own], weights[own].to(wide), head, z, kept, own, room
                 )
         ctx.gradients = kept
         return loss.to(wide)
@@ -108,14 +115,19 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 class _Room:
-    """Memory that every chunk uses again: to be given new pages for each costs as much as the arithmetic."""
+    """Memory that every chunk uses again: to be given new pages for each costs as much as the arithmetic.
+
+    block: positions whose logits are gone over together.
+    """
 
     def __init__(self, positions: int, rows: Tensor, wide: torch.dtype):
-        shape = (positions, len(rows))
-        self.products = torch.empty(shape, dtype=rows.dtype, device=rows.device)
-        narrow = rows.dtype != wide
-        self.logits = torch.empty(shape, dtype=wide, device=rows.device) if narrow else self.products
-        self.of_weight = torch.empty_like(rows) if narrow else None
+        self.block = positions if rows.is_cuda else max(min(positions, _BLOCK // len(rows)), 1)
+        self.products = torch.empty(positions, len(rows), dtype=rows.dtype, device=rows.device)
+        self.logits: Tensor | None = None
+        self.of_weight: Tensor | None = None
+        if rows.dtype != wide:
+            self.logits = torch.empty(self.block, len(rows), dtype=wide, device=rows.device)
+            self.of_weight = torch.empty_like(rows)
 
 
 def _chunk(
@@ -126,18 +138,40 @@ def _chunk(
     head: Head,
     z: float,
     kept: list[Tensor | None],
-    chunk: slice,
+    own: slice,
     room: _Room,
 ) -> Tensor:
     """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias)."""
-    count = len(targets)
-    products, logits = room.products[:count], room.logits[:count]  # (chunk, vocab)
+    products = room.products[: len(targets)]  # (chunk, vocab)
     torch.mm(states, rows.T, out=products)
-    if logits.dtype != products.dtype:
-        logits.copy_(products)
+    loss = torch.zeros((), dtype=torch.float64, device=states.device)
+    for start in range(0, len(targets), room.block):
+        part = slice(start, start + room.block)
+        loss += _slopes(products[part], targets[part], weights[part], head, z, kept, room.logits)
+    of_hidden, of_weight, _ = kept
+    if of_hidden is not None:
+        of_hidden[own] = products @ rows
+    if of_weight is not None and room.of_weight is None:
+        of_weight.addmm_(products.T, states)
+    elif of_weight is not None:
+        of_weight += torch.mm(products.T, states, out=room.of_weight)
+    return loss
+
+
+def _slopes(
+    products: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    head: Head,
+    z: float,
+    kept: list[Tensor | None],
+    room: Tensor | None,
+) -> Tensor:
+    """The loss at some positions; where gradients are kept, `products` (positions, vocab) become the loss's slopes."""
+    count = len(targets)
+    logits = products if room is None else room[:count].copy_(products)
     logits = head.finished(logits, slice(None))
     target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    of_hidden, of_weight, of_bias = kept
     training = any(grad is not None for grad in kept)
     slope = 1 - (logits / head.softcap) ** 2 if head.softcap is not None and training else None
     top = logits.amax(dim=1)
@@ -152,16 +186,11 @@ def _chunk(
     gradient[torch.arange(count, device=targets.device), targets] -= weights
     if slope is not None:
         gradient *= slope
+    of_bias = kept[2]
     if of_bias is not None:
         of_bias += gradient.sum(dim=0)
     if head.scale != 1.0:
         gradient *= head.scale
-    if gradient.dtype != products.dtype:
-        gradient = products.copy_(gradient)
-    if of_hidden is not None:
-        of_hidden[chunk] = gradient @ rows
-    if of_weight is not None and room.of_weight is None:
-        of_weight.addmm_(gradient.T, states)
-    elif of_weight is not None:
-        of_weight += torch.mm(gradient.T, states, out=room.of_weight)
+    if gradient.data_ptr() != products.data_ptr():
+        products.copy_(gradient)
     return loss

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,18 +20,19 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import console, progress, release_memory, say
+from . import pretrain_result as result
 from .base import Names, Stage, command, options, precision
 from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
+from .pretrain_start import RANDOM
+from .pretrain_start import start as begin
 from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
 
 _REVISION = 2
-RANDOM = "random"
 # Validation is measured so many times, but takes no more than this share of the training's time. It has no backward
 # pass: a third of the arithmetic a token.
 _VALIDATIONS, _VALIDATING = 20, 0.1
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
-CURVES = "curves.svg"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,9 @@ class PretrainConfig:
     32768 on a GPU."""
     checkpointing: bool = False
     """Compute the layers twice rather than keep what the backward pass needs: less memory, a third slower."""
+    compile: Literal["auto", "yes", "no"] = "auto"
+    """Compile the layers (torch.compile; a CPU needs a C++ compiler). auto: in a training of ten minutes or more in one
+    process, where a measurement says that it saves a tenth of the time."""
     shard: bool = False
     """With several processes: each holds a part of the weights alone (FSDP2), for a model that is too large for one
     device. With adamw."""
@@ -197,7 +201,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
 
 
 @dataclass(frozen=True)
-class _Processes:
+class Processes:
     """The processes of one training: this one's device, whether it is the first, and waiting for all."""
 
     device: Any
@@ -214,31 +218,31 @@ def _processes() -> Any:
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", local) if cuda else torch.device("cpu")
     if count == 1:
-        yield _Processes(device, True, lambda: None)
+        yield Processes(device, True, lambda: None)
         return
     if cuda:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if cuda else "gloo")
     was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
     try:
-        yield _Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
+        yield Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
     finally:
         console.quiet = was
         torch.distributed.destroy_process_group()
 
 
-def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
+def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> None:
     import torch
 
     from ..engines.transformers import Engine
     from ..models import checkpoint as checkpoints
-    from ..train import trainer
+    from ..train import attention, trainer
     from ..train.schedule import Schedule
     from ..train.tokens import next_token
     from ..train.validation import Validation
 
     _check_services(config)
-    start = _start(config, job, processes)
+    start = begin(config, job, processes)
     source = checkpoints.Checkpoint(start)
     if "quantization_config" in source.config:
         raise OnggiError(f"{config.init}: is quantised; name the model it was made from.")
@@ -256,6 +260,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     count = sum(parameter.numel() for parameter in parameters.values())
     del stored, parameters  # a sharded model has others
     dtype = precision(job, config.precision, engine.device)
+    attention.prepare(engine.model, dtype)
     material = material_of(config, engine, start)
     release_memory()
     validation = (
@@ -271,6 +276,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
     rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
     engine.model.requires_grad_(True)
+    _compile(config, job, material, engine.model, loss, at_once, steps)
     if "tensorboard" in (config.report_to or ()):
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
     with progress(f"pretrain {job.out.name}", steps) as bar:
@@ -326,8 +332,17 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     weights = made.weights()
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
-        moved = _write(source, weights, table_names, job.work, start)
-        _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
+        moved = result.write(source, weights, table_names, job.work, start)
+        names, bits = result.describe(config, job, start, source, facts, lines, (validation, after), moved)
+        job.finish(
+            names,
+            command=command(STAGE, config, job.out),
+            parameters=count,
+            tokens=facts["tokens"],
+            bits_per_byte=bits,
+            **({} if config.is_new else {"moved": moved}),
+            **speed,
+        )
     processes.wait()
 
 
@@ -349,74 +364,10 @@ def _check_services(config: PretrainConfig) -> None:
             raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
 
 
-def _start(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> Path:
-    """The folder of the model to begin with; a random one is made in the job's own."""
-    from ..models import references
-
-    if not config.is_new:
-        if processes.first:
-            references.resolve(config.init)
-        processes.wait()
-        return references.resolve(config.init)
-    folder = job.partial / "start"
-    if processes.first and not (folder / "complete").is_file():
-        _random(config, folder)
-    processes.wait()
-    return folder
-
-
-def _random(config: PretrainConfig, folder: Path) -> None:
-    from ..models import checkpoint as checkpoints
-    from ..models import random
-    from ..text.packing import Packed
-
-    place = packed_folder(config.text)
-    if place is None:
-        raise OnggiError(
-            f"text: a random start needs text that `onggi pack` made, which knows its tokenizer; {config.text} is none."
-        )
-    packed = Packed(place)
-    tokenizer = _tokenizer(config, packed)
-    packed.check(tokenizer)
-    marks = packed.index["tokenizer"]
-    assert config.size is not None
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    shape = random.configuration(
-        config.size,
-        marks["vocabulary"],
-        length=max(packed.length, 2048),
-        bos=marks["start"],
-        eos=marks["end"],
-    )
-    random.initialise(shape, config.seed, folder)
-    for file in checkpoints.companions(tokenizer):
-        if file.name != "generation_config.json":
-            shutil.copyfile(file, folder / file.name)
-    with ledger.writing(folder / "complete") as aside:
-        aside.write_text("")
-
-
-def _tokenizer(config: PretrainConfig, packed: Any) -> Path:
-    """The folder of the tokenizer that the text was packed with."""
-    from ..models import references
-
-    source = config.tokenizer or packed.index["tokenizer"]["source"]
-    folder = Path(source).expanduser()
-    if (folder / "tokenizer.json").is_file():
-        return folder
-    try:
-        return references.resolve(source)
-    except OnggiError as error:
-        raise OnggiError(
-            f"tokenizer: {packed.folder} was packed with {source}, which is not there; name its folder with --tokenizer."
-        ) from error
-
-
 def _steps(
     config: PretrainConfig,
     job: ledger.Job,
-    processes: _Processes,
+    processes: Processes,
     material: Material,
     model: Any,
     loss: Any,
@@ -450,118 +401,51 @@ def _validate_every(config: PretrainConfig, steps: int, material: Material, vali
     return max(-(-steps // max(times, 1)), 1)
 
 
+def _compile(
+    config: PretrainConfig,
+    job: ledger.Job,
+    material: Material,
+    model: Any,
+    loss: Any,
+    at_once: int,
+    steps: int,
+) -> None:
+    """Compile the layers where that is asked for, or measured to pay. Kept: a run that goes on must not decide anew."""
+    from ..train import compiled, outlook
+
+    kept = job.partial / "compiled"
+    if config.compile == "no" or (kept.is_file() and kept.read_text() == "no"):
+        return
+    if config.compile == "yes" or kept.is_file():
+        return compiled.compile(model)
+    if config.checkpointing or int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return
+    shape = outlook.shape(model.config.to_dict(), sum(p.numel() for p in model.parameters()))
+    size = material.source.size
+    arithmetic = outlook.arithmetic(shape, material.length) * steps * size * material.length
+    step = _pass(model, loss, material.source, at_once)
+    pays = compiled.worthwhile(model, step, steps * size / min(at_once, size), arithmetic)
+    model.zero_grad(set_to_none=True)
+    with ledger.writing(kept) as aside:
+        aside.write_text("yes" if pays else "no")
+
+
+def _pass(model: Any, loss: Any, source: Any, at_once: int) -> Callable[[], Any]:
+    """What makes the loss of one pass of a training of `model`."""
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, min(at_once, source.size)).items()}
+    model.requires_grad_(True).train()
+    return lambda: loss(model, batch)
+
+
 def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
     """Seconds of one step here, from a few passes; leaves the model as it was."""
     from ..train import outlook
 
-    device = next(model.parameters()).device
-    count = min(at_once, source.size)
-    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, count).items()}
-    model.requires_grad_(True).train()
-    each = outlook.seconds(lambda: loss(model, batch))
+    each = outlook.seconds(_pass(model, loss, source, at_once))
     model.zero_grad(set_to_none=True)
     model.requires_grad_(False).eval()
-    return each * source.size / count
-
-
-def _finish(
-    config: PretrainConfig,
-    job: ledger.Job,
-    start: Path,
-    source: Any,
-    facts: dict[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    measured: tuple[Any, Mapping[str, float]],
-    moved: Mapping[str, Any],
-    speed: Mapping[str, Any],
-) -> None:
-    """Write what is said of the checkpoint, and end the job."""
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import card, curves
-    from ..train import trainer
-
-    base = {} if config.is_new else references.about(start)
-    validation, after = measured
-    about: dict[str, Any]
-    bits: dict[str, Mapping[str, float]] = {}
-    if after:
-        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
-        bits = {"before": first, "after": after}
-        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
-    if config.is_new:
-        about = {
-            "name": job.out.name,
-            "made_by": "onggi pretrain",
-            "grid": None,
-            "pretrained": {
-                **facts,
-                "size": config.size,
-                "bits_per_byte": bits.get("after"),
-            },
-        }
-        if facts["licence"]:
-            about["licence"] = facts["licence"]
-    else:
-        held_out = {when: validation.nats(side) for when, side in bits.items()}
-        about = {
-            **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
-            "base": {
-                "name": references.parse(config.init).name,
-                "source": config.init,
-                "grid": base.get("grid"),
-            },
-            "made_by": "onggi pretrain",
-            "grid": None,  # left behind; `moved` says how far
-            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
-        }
-    ledger.write_json(job.work / references.ABOUT, about)
-    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
-    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
-    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
-    for file in checkpoints.companions(start):
-        shutil.copyfile(file, job.work / file.name)
-        names.append(file.name)
-    words = card.pretrained(about) if config.is_new else card.continued(about)
-    (job.work / "README.md").write_text(words, encoding="utf-8")
-    job.finish(
-        [*names, "README.md"],
-        command=command(STAGE, config, job.out),
-        parameters=facts["parameters"],
-        tokens=facts["tokens"],
-        bits_per_byte=bits,
-        **({} if config.is_new else {"moved": moved}),
-        **speed,
-    )
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
-def _write(
-    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
-) -> dict[str, Any]:
-    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
-    import torch
-
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..train.movement import Movement
-
-    movement = Movement()
-    tensors = {}
-    for name in source.entries:
-        if name not in weights:  # a table that the architecture computes and its file holds all the same
-            tensors[name] = checkpoints.copied(source, name)
-            continue
-        rounded = weights[name].to(torch.bfloat16)
-        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
-        movement.add(kind, source.tensor(name), rounded.cpu())
-        tensors[name] = checkpoints.pending(rounded)
-    checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
-    return movement.facts(on_grid=bool(references.about(start).get("grid")))
+    return each * source.size / min(at_once, source.size)
 
 
 def show(artifact: Artifact) -> None:
@@ -584,7 +468,7 @@ def show(artifact: Artifact) -> None:
     made.print(
         f"{record['parameters']:,} parameters, {sum(tokens.values()):,} tokens"
         + (f", {speed:,.0f} a second" if speed else "")
-        + f"; curves in {artifact.path / CURVES}."
+        + f"; curves in {artifact.path / result.CURVES}."
     )
 
 

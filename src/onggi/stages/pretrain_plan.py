@@ -134,6 +134,7 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
 
     from ..engines.transformers import default_device
     from ..models import random, references
+    from ..train import attention
     from ..train import outlook as sums
     from ..train.tokens import next_token
 
@@ -155,7 +156,9 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
     ids = torch.randint(0, of.vocabulary, (count, size.length), device=device)
     positions = torch.arange(size.length, device=device).expand(count, -1)
     weights = torch.full(ids.shape, 1 / ids.numel(), device=device)
-    loss = next_token(multiplied_in(config.precision, device), config.z_loss)
+    dtype = multiplied_in(config.precision, device)
+    attention.prepare(model, dtype)
+    loss = next_token(dtype, config.z_loss)
     each = sums.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
     return each * size.batch / ids.numel()
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ledger
+from .. import fanout, ledger
 from ..errors import OnggiError, UnavailableError
 from ..languages import Languages
 from ..ledger import Artifact
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _REVISION = 1
 _DEB = 3_500_000  # bytes of one language's help package
-_ROWS_ONLY = ("config", "field", "limit", "licence", "bad", "workers")
+_ROWS_ONLY = ("config", "field", "limit", "licence", "bad", "workers", "on")
 FUNNEL, FUNNEL_TEXT, BAD = "funnel.json", "funnel.md", "bad.jsonl"
 
 
@@ -34,9 +34,9 @@ class TextConfig:
     """
 
     source: list[str]
-    """Where from: a .jsonl or .parquet file, a folder made by this command, debian:libreoffice-help
-    (documentation in 33 languages, parallel by paragraph, fetched with apt), probe or starter
-    (shipped). With --rows several, and also .txt and .md files, any of these with .gz, folders of them (a
+    """Where from: a .jsonl or .parquet file, a folder made by this command, documentation that apt fetches
+    (debian:libreoffice-help in 33 languages, debian:gnome-user-docs in 35, debian:installation-guide in 19,
+    all parallel; debian:manpages in 26, not parallel and without Korean), probe or starter (shipped). With --rows several, and also .txt and .md files, any of these with .gz, folders of them (a
     folder named ko holds Korean), a hub's data set as OWNER/NAME or OWNER/NAME:CONFIGURATION (streamed);
     ko=SOURCE says the language of what does not say its own."""
     languages: Languages
@@ -58,6 +58,10 @@ class TextConfig:
     gigabytes) stops the run, or is left out, counted and listed in DIR/bad.jsonl."""
     workers: int | None = None
     """With --rows: processes at once; the result is the same for any number. Default: one a core."""
+    on: Literal["ray"] | None = None
+    """With --rows: where the pieces of the text are worked on: `ray`, the cluster at RAY_ADDRESS, whose machines
+    must see the text, --out and the cache in the same places, else one of this machine's cores (pip install
+    'onggi[ray]'); the result is the same. Default: processes of this machine."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
@@ -70,6 +74,9 @@ class TextConfig:
                 raise OnggiError(f"limit: {self.limit} is not a number of records.")
             if self.workers is not None and self.workers < 1:
                 raise OnggiError(f"workers: {self.workers} is not a number of processes.")
+            if self.workers is not None and self.on is not None:
+                raise OnggiError("workers: are this machine's; a cluster has its own, so leave it out.")
+            fanout.check(self.on)
             return
         if len(self.source) > 1:
             raise OnggiError("source: several sources are mixed into rows; add --rows, or name one.")
@@ -95,7 +102,7 @@ def inputs(config: TextConfig) -> dict[str, Any]:
         "config": asdict(cleaning),
         "against": ledger.digest([asdict(exam) for exam in _exams(cleaning, config.languages)]),
         "morphemes": "ko" in config.languages and duplicates.morphemes(cleaning),
-        "workers": None,  # any number gives the same
+        **dict.fromkeys(("workers", "on")),  # any number gives the same, anywhere
     }
 
 
@@ -212,15 +219,19 @@ def _rows(config: TextConfig, job: ledger.Job) -> Artifact:
         config.bad == "stop",
         "ko" in config.languages and duplicates.morphemes(cleaning),
     )
-    made = build(
-        work,
-        named,
-        _exams(cleaning, config.languages),
-        config.limit,
-        config.licence,
-        config.workers,
-        job.tick,
-    )
+    try:
+        made = build(
+            work,
+            named,
+            _exams(cleaning, config.languages),
+            config.limit,
+            config.licence,
+            config.workers,
+            config.on,
+            job.tick,
+        )
+    finally:
+        fanout.stop()
     found = funnel.funnel(made.facts, config.languages)
     if not made.shards:
         for line in funnel.notes(found):

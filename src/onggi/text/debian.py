@@ -145,7 +145,7 @@ def load(name: str, languages: Sequence[str], cache: Path) -> pa.Table:
         tables = _cached(folder, packages) or _fetch(name, folder, packages)
     except OnggiError as error:
         raise UnavailableError(str(error)) from error
-    return _by_page(tables, languages) if name == "manpages" else _side_by_side(tables, languages)
+    return _side_by_side(tables, languages) if parallel(name) else _by_page(tables, languages)
 
 
 def version(name: str, languages: Sequence[str] = ()) -> str:
@@ -157,6 +157,11 @@ def version(name: str, languages: Sequence[str] = ()) -> str:
 def available(name: str) -> tuple[str, ...]:
     """The languages that `name` comes in, as canonical tags."""
     return tuple(sorted(_known(name)))
+
+
+def parallel(name: str) -> bool:
+    """Whether a row of `name` says the same in every language. A man page may be of another version in each."""
+    return name != "manpages"
 
 
 def in_language(text: str, language: str) -> bool:

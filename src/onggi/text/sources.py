@@ -116,7 +116,8 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
             raise OnggiError(f"{source}: name the languages to fetch (--languages en,ko,km).")
         name = source.removeprefix("debian:")
         table = debian.load(name, tuple(languages), ledger.cache_folder() / "text")
-        return Text(source, table, True, debian.LICENCES[name])
+        found = Text(source, table, True, debian.LICENCES[name])
+        return found if debian.parallel(name) else _one_by_one(found)
     path = Path(source)
     if path.is_dir():
         made = ledger.artifact(path)
@@ -141,6 +142,15 @@ def _load(source: str, languages: Sequence[str] | None) -> Text:
     if path.suffix in (".jsonl", ".json", ".ndjson"):
         return _table(path.name, _jsonl(path, source), None)
     raise OnggiError(f"{source}: is neither .jsonl nor .parquet.")
+
+
+def _one_by_one(text: Text) -> Text:
+    """A text whose languages stand side by side, as one in which they do not belong together."""
+    parts = []
+    for language in text.languages:
+        own = text.table.select(["_id", language]).rename_columns(["_id", "text"]).drop_null()
+        parts.append(own.append_column("lang", pa.array([language] * len(own), pa.string())))
+    return Text(text.name, pa.concat_tables(parts), False, text.licence)
 
 
 def shards(made: ledger.Artifact) -> list[Path]:

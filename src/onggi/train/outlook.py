@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..head.losses import chunk
+
 # Peak dense bf16 arithmetic in 10¹² a second, without sparsity, by the makers' data sheets: NVIDIA A100, H100,
 # H200 and B200 (SXM), L4 and L40S; Ada GPU architecture whitepaper, appendix A (bf16 summed in fp32); AMD MI300X.
 PEAKS = {
@@ -83,8 +85,8 @@ def memory(of: Shape, tokens: int, checkpointing: bool, precision: torch.dtype) 
     layers = tokens * 4 * ((of.layers * of.hidden + wide) if checkpointing else of.layers * wide)
     if precision == torch.bfloat16 and not checkpointing:
         layers = layers * 3 // 4  # norms and the residual stream stay fp32
-    chunk = min(tokens, 512) * of.vocabulary * (10 if precision == torch.bfloat16 else 8)
-    return 450_000_000 + 16 * of.parameters + layers + chunk + 4 * of.vocabulary * of.hidden
+    logits = min(tokens, chunk(of.vocabulary, precision)) * of.vocabulary * precision.itemsize
+    return 450_000_000 + 16 * of.parameters + layers + logits + 4 * of.vocabulary * of.hidden
 
 
 def hours(operations: float, of: Shape) -> dict[str, float]:

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from .. import ledger
 from ..errors import OnggiError
 from ..progress import Progress, say
-from . import checkpoints, optimizers, sharding
+from . import checkpoints, compiled, optimizers, sharding
 from .schedule import Schedule
 from .tokens import Batch, Loss, Source
 
@@ -256,7 +256,7 @@ class Trainer(transformers.Trainer):
 
     def measured(self) -> dict[str, float]:
         """The validation of the model as it stands; every process must ask."""
-        with torch.no_grad():
+        with torch.no_grad(), compiled.as_written():
             found = dict(self.model(None, self.validate))
         sharding.apart(self.model)
         return found

@@ -8,17 +8,19 @@
     gather  a shard → its rows in the order of their hashes, so that every shard is a sample of the whole
 
 A job is a function of a number and of what lies in the folder, and leaves a marker when its files are whole:
-jobs can run in any order, in any process, and a killed run goes on after the last marker. The same input
-gives the same bytes with any number of workers.
+jobs can run in any order, in any process, on any machine that sees the folder, and a killed run goes on after
+the last marker. The same input gives the same bytes with any number of workers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import platform
 import signal
 import threading
 from collections import Counter, defaultdict
@@ -34,7 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ... import ledger
+from ... import fanout, ledger
 from ...errors import OnggiError
 from ...progress import progress
 from . import cleaning, duplicates, measures, mix, rows, scale
@@ -47,6 +49,7 @@ from .shingles import mixed, simplify
 
 SHARD = 256 << 20  # bytes of text in one file of rows, about
 _SMALL = 4 << 20  # bytes of input for which starting processes takes longer than the work
+_MEMORY = 500 << 20  # bytes that a job takes
 _BATCH = 512
 _SAMPLES = 5
 _SHOWN = 240  # characters of a sample
@@ -105,9 +108,12 @@ def build(
     limit: int | None,
     licence: str | None,
     workers: int | None,
+    on: fanout.On | None,
     tick: Callable[[], None],
 ) -> Built:
-    """Rows of all sources `named`, written to `work.out`. tick: called after every job."""
+    """Rows of all sources `named`, written to `work.out`. workers: processes here, None for one a core. on: see
+    `fanout.each`. tick: called after every job.
+    """
     _once(work, "plan", lambda: _cut(work, named, limit, licence))
     _once(work, "exams", lambda: [asdict(exam) for exam in exams])
     plan = _plan(work)
@@ -115,7 +121,7 @@ def build(
     if work.stop and plan.lost:
         raise _stopped(rows.Bad(**plan.lost[0][1]))
     crew = min(workers or len(os.sched_getaffinity(0)), len(pieces))
-    if workers is None and _weight(pieces) < _SMALL:
+    if on is not None or (workers is None and _weight(pieces) < _SMALL):
         crew = 1
     with ExitStack() as stack:
         pool = None
@@ -125,7 +131,7 @@ def build(
             pool = ProcessPoolExecutor(crew, spawn, _follow_parent, (told,))
             stack.callback(pool.shutdown, cancel_futures=True)
             stack.callback(alarm.close)  # before: a piece in work when the run is stopped is not waited for
-        run = functools.partial(_each, work, pool, tick)
+        run = functools.partial(_each, work, pool, on, tick)
         read = run(read_piece, "read", len(pieces), "reading")
         _once(work, "limits", lambda: _limits(work, read))
         sift = run(sift_piece, "sift", len(pieces), "sifting")
@@ -163,6 +169,7 @@ def build(
 def _each(
     work: Work,
     pool: ProcessPoolExecutor | None,
+    on: fanout.On | None,
     tick: Callable[[], None],
     job: Callable[[Work, int], None],
     phase: str,
@@ -175,22 +182,41 @@ def _each(
     with progress(label, count) as bar:
         bar.skip(count - len(todo))
         if pool is None:
-            for number in todo:
-                job(work, number)
-                tick()
-                bar.step()
+            calls = [functools.partial(_call, job, work, number, Path.cwd()) for number in todo]
+            done: Iterator[Any] = fanout.each(calls, on, _MEMORY)
         else:
-            try:
-                for future in as_completed([pool.submit(job, work, number) for number in todo]):
-                    future.result()
-                    tick()
-                    bar.step()
-            except BrokenProcessPool as error:
-                raise OnggiError(
-                    "A process that cleans text was killed (by the system, for its memory?). The same command "
-                    "goes on from here; --workers 1 needs the least memory."
-                ) from error
+            done = _pooled(pool, job, work, todo)
+        for _ in done:
+            tick()
+            bar.step()
     return [ledger.read_json(work.path(phase, number, ".json")) for number in range(count)]
+
+
+def _call(job: Callable[[Work, int], None], work: Work, number: int, here: Path) -> Iterator[None]:
+    """A job as `fanout` has them, which yield what they find; a job leaves it in the folder. here: what relative
+    paths are relative to, on whatever machine. Raises OnggiError where that machine does not see the folder.
+    """
+    if not (here / work.folder).is_dir():
+        raise OnggiError(
+            f"{here / work.folder}: is not on {platform.node()}, a machine of the cluster; name an --out that all of "
+            "them share, and sources too."
+        )
+    with contextlib.chdir(here):
+        job(work, number)
+    yield
+
+
+def _pooled(
+    pool: ProcessPoolExecutor, job: Callable[[Work, int], None], work: Work, todo: Sequence[int]
+) -> Iterator[None]:
+    try:
+        for future in as_completed([pool.submit(job, work, number) for number in todo]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise OnggiError(
+            "A process that cleans text was killed (by the system, for its memory?). The same command "
+            "goes on from here; --workers 1 needs the least memory."
+        ) from error
 
 
 def _follow_parent(told: Any) -> None:

@@ -179,7 +179,7 @@ def pieces(
     if which == "known":
         text = known(source.name, languages)
         said = text.licence or licence
-        if text.parallel:
+        if text.parallel or source.name.startswith("debian:"):
             made = [
                 Piece(source.name, "known", (language,), 0, limit, 1, language, said)
                 for language in text.languages
