@@ -7,6 +7,17 @@ running sums. Everything that scores, compares or trains stands on it.
 """
 
 from .chunks import Head, Scores, compare, score
+from .divergences import Dense, Divergence, Sparse, divergence
 from .losses import cross_entropy
 
-__all__ = ["Head", "Scores", "compare", "cross_entropy", "score"]
+__all__ = [
+    "Dense",
+    "Divergence",
+    "Head",
+    "Scores",
+    "Sparse",
+    "compare",
+    "cross_entropy",
+    "divergence",
+    "score",
+]
