@@ -7,7 +7,7 @@ running sums. Everything that scores, compares or trains stands on it.
 """
 
 from .chunks import Head, Scores, compare, score
-from .divergences import Dense, Divergence, Sparse, divergence
+from .divergences import Dense, Divergence, Sparse, divergence, entries
 from .losses import cross_entropy
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "compare",
     "cross_entropy",
     "divergence",
+    "entries",
     "score",
 ]

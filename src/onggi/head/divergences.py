@@ -105,6 +105,40 @@ class Sparse:
         return Sparse(self.ids[positions], self.log_p[positions], self.log_tail[positions], self.draws)
 
 
+@torch.no_grad()
+def entries(
+    teacher: Dense,
+    count: int,
+    draws: int = 0,
+    *,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Sparse:
+    """What is stored of a teacher: its `count` likeliest tokens, likeliest first, then `draws` of the others.
+
+    temperature: what its logits are divided by. generator: of the draws, on the CPU. Log-probabilities are fp32.
+    Raises `ValueError` for more entries than the vocabulary has.
+    """
+    if not 0 < count < teacher.head.vocabulary:
+        raise ValueError(f"{count} entries of a vocabulary of {teacher.head.vocabulary}.")
+    weight = teacher.head.weight.to(dtype)
+    at_once = max(_AT_ONCE.get(weight.device.type, _AT_ONCE_ELSEWHERE) * 8 // len(weight), 1)
+    found = []
+    for start in range(0, len(teacher.hidden), at_once):
+        states = teacher.hidden[start : start + at_once].to(dtype)
+        logits = teacher.head.finished((states @ weight.T).float(), slice(None))  # (few, vocab)
+        log_p = (logits / temperature).log_softmax(-1)
+        own, ids = log_p.topk(count)
+        rest = log_p.exp().scatter_(1, ids, 0.0)
+        tail = rest.sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+        if draws:
+            more = torch.multinomial(rest.cpu(), draws, replacement=True, generator=generator).to(ids.device)
+            own, ids = torch.cat([own, log_p.gather(1, more)], 1), torch.cat([ids, more], 1)
+        found.append((ids, own, tail.log()))
+    return Sparse(*map(torch.cat, zip(*found, strict=True)), draws)
+
+
 def divergence(
     hidden: Tensor,
     head: Head,

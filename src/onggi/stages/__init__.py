@@ -7,6 +7,8 @@ Here, and only here, the subjects of the rooms below meet. Nothing here imports 
 stage runs.
 """
 
+from . import capture as _capture
+from . import distill as _distill
 from . import evaluate as _evaluate
 from . import pack as _pack
 from . import pretrain as _pretrain
@@ -19,10 +21,23 @@ from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _report)
+    for module in (
+        _text,
+        _tokenizer,
+        _pack,
+        _reshape,
+        _pretrain,
+        _capture,
+        _distill,
+        _quantize,
+        _evaluate,
+        _report,
+    )
 }
 
+from .capture import CaptureConfig, capture  # noqa: E402
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
+from .distill import DistillConfig, distill  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
 from .pack import PackConfig, pack  # noqa: E402
@@ -36,8 +51,10 @@ from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 __all__ = [
     "VERBS",
     "Answer",
+    "CaptureConfig",
     "ChatConfig",
     "Conversation",
+    "DistillConfig",
     "EvaluateConfig",
     "PackConfig",
     "Plan",
@@ -48,7 +65,9 @@ __all__ = [
     "Stage",
     "TextConfig",
     "TokenizerConfig",
+    "capture",
     "chat",
+    "distill",
     "evaluate",
     "inspect",
     "pack",

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .. import languages as tags
 from .. import ledger
@@ -227,7 +227,40 @@ def _processes() -> Any:
         torch.distributed.destroy_process_group()
 
 
-def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a training. start: the folder that it began with, source its checkpoint. validation,
+    bits: what measured, and bits per byte `before` and `after` by language, empty where nothing was measured.
+    """
+
+    start: Path
+    source: Any
+    facts: dict[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    validation: Any
+    bits: Mapping[str, Mapping[str, float]]
+    moved: Mapping[str, Any]
+    speed: Mapping[str, Any]
+
+
+class Course(Protocol):
+    """What a training is for, where it is not to predict the text (`onggi distill`): the same training of the same
+    checkpoint, with another loss and another end.
+    """
+
+    def loss(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
+        """The loss (see `train.tokens.Loss`) and the source of its batches."""
+
+    def begin(self, trainer: Any) -> None:
+        """Called before the first step."""
+
+    def finish(self, job: ledger.Job, trained: Trained) -> None:
+        """Write what is said of the checkpoint, and end the job."""
+
+
+def _pretrain(
+    config: PretrainConfig, job: ledger.Job, processes: _Processes, course: Course | None = None
+) -> None:
     import torch
 
     from ..engines.transformers import Engine
@@ -263,11 +296,13 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         if material.held_out
         else None
     )
-    loss = next_token(dtype, config.z_loss)
+    loss, batches = next_token(dtype, config.z_loss), material.source
+    if course:
+        loss, batches = course.loss(engine, material, validation, dtype)
     at_once = config.at_once or max(
         (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
     )
-    steps = _steps(config, job, processes, material, engine.model, loss, at_once, bool(validation))
+    steps = _steps(config, job, processes, material, engine.model, loss, batches, at_once, bool(validation))
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
     rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
     engine.model.requires_grad_(True)
@@ -277,7 +312,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
         made = trainer.Trainer(
             engine.model,
             loss,
-            material.source,
+            batches,
             Schedule(steps, rate, warmup, config.schedule),
             trainer.Options(
                 optimizer=_optimizer(config),
@@ -295,6 +330,8 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
             job.tick if processes.first else lambda: None,
             validation,
         )
+        if course:
+            course.begin(made)
         lines = made.fit()
     engine.model.requires_grad_(False)
     facts = {
@@ -327,7 +364,15 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
         moved = _write(source, weights, table_names, job.work, start)
-        _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
+        first = next((line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {})
+        bits = {"before": first, "after": after} if after else {}
+        if bits:
+            say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
+        trained = Trained(start, source, facts, lines, validation, bits, moved, speed)
+        if course:
+            course.finish(job, trained)
+        else:
+            _finish(config, job, trained)
     processes.wait()
 
 
@@ -420,6 +465,7 @@ def _steps(
     material: Material,
     model: Any,
     loss: Any,
+    batches: Any,
     at_once: int,
     validates: bool,
 ) -> int:
@@ -433,7 +479,7 @@ def _steps(
         return material.once
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
-        each = _measured(model, loss, material.source, at_once)
+        each = _measured(model, loss, batches, at_once)
         steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
@@ -464,31 +510,14 @@ def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
     return each * source.size / count
 
 
-def _finish(
-    config: PretrainConfig,
-    job: ledger.Job,
-    start: Path,
-    source: Any,
-    facts: dict[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    measured: tuple[Any, Mapping[str, float]],
-    moved: Mapping[str, Any],
-    speed: Mapping[str, Any],
-) -> None:
+def _finish(config: PretrainConfig, job: ledger.Job, trained: Trained) -> None:
     """Write what is said of the checkpoint, and end the job."""
-    from ..models import checkpoint as checkpoints
     from ..models import references
-    from ..report import card, curves
-    from ..train import trainer
+    from ..report import card
 
-    base = {} if config.is_new else references.about(start)
-    validation, after = measured
+    base = {} if config.is_new else references.about(trained.start)
+    facts, bits = trained.facts, trained.bits
     about: dict[str, Any]
-    bits: dict[str, Mapping[str, float]] = {}
-    if after:
-        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
-        bits = {"before": first, "after": after}
-        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
     if config.is_new:
         about = {
             "name": job.out.name,
@@ -503,7 +532,7 @@ def _finish(
         if facts["licence"]:
             about["licence"] = facts["licence"]
     else:
-        held_out = {when: validation.nats(side) for when, side in bits.items()}
+        held_out = {when: trained.validation.nats(side) for when, side in bits.items()}
         about = {
             **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
             "base": {
@@ -513,27 +542,42 @@ def _finish(
             },
             "made_by": "onggi pretrain",
             "grid": None,  # left behind; `moved` says how far
-            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
+            "continued": {
+                **facts,
+                "held_out": held_out,
+                "bits_per_byte": bits,
+                "moved": trained.moved,
+            },
         }
-    ledger.write_json(job.work / references.ABOUT, about)
-    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
-    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
-    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
-    for file in checkpoints.companions(start):
-        shutil.copyfile(file, job.work / file.name)
-        names.append(file.name)
     words = card.pretrained(about) if config.is_new else card.continued(about)
-    (job.work / "README.md").write_text(words, encoding="utf-8")
     job.finish(
-        [*names, "README.md"],
+        released(job, trained, about, words),
         command=command(STAGE, config, job.out),
         parameters=facts["parameters"],
         tokens=facts["tokens"],
         bits_per_byte=bits,
-        **({} if config.is_new else {"moved": moved}),
-        **speed,
+        **({} if config.is_new else {"moved": trained.moved}),
+        **trained.speed,
     )
+
+
+def released(job: ledger.Job, trained: Trained, about: Mapping[str, Any], words: str) -> list[str]:
+    """Write all that stands beside the weights, `words` as its card; returns the names of the outputs."""
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..report import curves
+    from ..train import trainer
+
+    ledger.write_json(job.work / references.ABOUT, about)
+    config_json = {key: value for key, value in trained.source.config.items() if key != "torch_dtype"}
+    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
+    (job.work / CURVES).write_text(curves.curves(trained.lines), encoding="utf-8")
+    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
+    for file in checkpoints.companions(trained.start):
+        shutil.copyfile(file, job.work / file.name)
+        names.append(file.name)
+    (job.work / "README.md").write_text(words, encoding="utf-8")
+    return [*names, "README.md"]
 
 
 def _mean(values: Mapping[str, float]) -> float:
