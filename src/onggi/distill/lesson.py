@@ -9,21 +9,9 @@ import torch
 from torch import Tensor
 
 from ..engines.transformers import head_of
-from ..errors import OnggiError
 from ..head import Divergence, divergence
 from ..train.tokens import Batch, states_of
 from .signals import Signal
-
-
-def parsed(text: str) -> Divergence:
-    """The divergence that kl, reverse-kl, jsd:0.5 or skew:0.1 names. Raises OnggiError for what names none."""
-    kind, mark, amount = text.partition(":")
-    try:
-        if bool(mark) != (kind in ("jsd", "skew")):
-            raise ValueError("it is kl, reverse-kl, jsd:B or skew:A, as in jsd:0.5 and skew:0.1.")
-        return Divergence(kind, float(amount) if mark else 0.0)  # type: ignore[arg-type]
-    except ValueError as error:
-        raise OnggiError(f"loss: {text!r}: {error}") from error
 
 
 class Lesson:

@@ -19,9 +19,9 @@ from .. import ledger
 from ..errors import OnggiError, one_line
 from ..head import Sparse
 from ..train.tokens import Batch, PackedBatches
+from .names import INDEX
 from .signals import ENTRIES, LOG_P, LOG_TAIL
 
-INDEX, HELD_OUT = "capture.json", "held_out.jsonl"
 _STEPS = 2048.0  # of one nat
 _CHANCE = 2  # bytes
 

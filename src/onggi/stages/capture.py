@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from .. import languages as tags
 from .. import ledger
+from ..distill.names import HELD_OUT, INDEX
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
@@ -209,7 +210,7 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
         },
     )
     ledger.write_json(
-        job.work / store.INDEX,
+        job.work / INDEX,
         {
             "teacher": {
                 "source": config.teacher,
@@ -224,14 +225,14 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
         },
     )
     if held_out:
-        with ledger.writing(job.work / store.HELD_OUT) as aside, aside.open("w", encoding="utf-8") as file:
+        with ledger.writing(job.work / HELD_OUT) as aside, aside.open("w", encoding="utf-8") as file:
             for language, texts in material.held_out.items():
                 for number, content in enumerate(texts, 1):
                     row = {"_id": f"{language}-{number}", "text": content, "lang": language}
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        names.append(store.HELD_OUT)
+        names.append(HELD_OUT)
     return job.finish(
-        [*names, packing.INDEX, store.INDEX],
+        [*names, packing.INDEX, INDEX],
         command=command(STAGE, config, job.out),
         text=material.facts["text"],
         licence=material.facts["licence"],

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from .. import languages as tags
 from .. import ledger
+from ..distill import names
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
@@ -96,9 +97,7 @@ class DistillConfig:
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
-        from ..distill.lesson import parsed
-
-        parsed(self.loss)
+        names.loss(self.loss)
         if self.text == "probe":
             raise OnggiError(NO_PROBE)
         if self.stored and self.text is not None:
@@ -129,19 +128,15 @@ class DistillConfig:
     @property
     def stored(self) -> bool:
         """Whether the teacher is a folder that `onggi capture` made."""
-        from ..distill.store import INDEX
-
-        return (Path(self.teacher) / INDEX).is_file()
+        return (Path(self.teacher) / names.INDEX).is_file()
 
     @property
     def training(self) -> PretrainConfig:
         """The training that this is, but for its loss."""
-        from ..distill.store import HELD_OUT
-
         validation, passages = self.validation, self.validation_passages
-        if self.stored and validation is None and (Path(self.teacher) / HELD_OUT).is_file():
+        if self.stored and validation is None and (Path(self.teacher) / names.HELD_OUT).is_file():
             # All that the teacher was measured on.
-            validation, passages = str(Path(self.teacher) / HELD_OUT), sys.maxsize
+            validation, passages = str(Path(self.teacher) / names.HELD_OUT), sys.maxsize
         return PretrainConfig(
             text=self.text or self.teacher,
             init=self.into,
@@ -233,6 +228,7 @@ class _Distilling:
     def loss(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
         """The lesson, and its batches: with a stored teacher's entries beside the text."""
         from ..distill import lesson, signals, store
+        from ..head import Divergence
 
         config = self._config
         if config.fairness == "minimax" and not validation:
@@ -258,7 +254,7 @@ class _Distilling:
             )
         made = lesson.Lesson(
             signal,
-            lesson.parsed(config.loss),
+            Divergence(*names.loss(config.loss))  # type: ignore[arg-type],
             self._languages,
             self._weigh,
             text=config.cross_entropy,
