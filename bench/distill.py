@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -176,7 +175,7 @@ def models(options: argparse.Namespace) -> tuple[str, Path]:
     from onggi.models.reshape import shape
     from onggi.stages import ReshapeConfig, reshape
 
-    layers = shape.load(references.resolve(options.teacher)).shape.layers
+    layers = shape.load(references.resolve(options.teacher)).num_hidden_layers
     out = options.work / "student"
     reshape(ReshapeConfig(options.teacher, layers=layers // 2, choice="naive"), out)
     return options.teacher, out

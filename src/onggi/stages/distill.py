@@ -254,7 +254,7 @@ class _Distilling:
             )
         made = lesson.Lesson(
             signal,
-            Divergence(*names.loss(config.loss))  # type: ignore[arg-type],
+            Divergence(*names.loss(config.loss)),  # type: ignore[arg-type]
             self._languages,
             self._weigh,
             text=config.cross_entropy,
