@@ -130,7 +130,7 @@ def test_fp32_and_bf16_products(kind: Divergence) -> None:
                 positions=16,
                 dtype=dtype,
             )
-            assert abs(float(found - whole)) < near * float(whole)
+            assert abs(float((found - whole).detach())) < near * float(whole.detach())
             for mine, theirs in zip(torch.autograd.grad(found, [hidden, weight]), own, strict=True):
                 assert mine.dtype == torch.float32
                 assert float((mine - theirs).norm() / theirs.norm()) < near
@@ -226,23 +226,23 @@ def test_draws_of_the_tail_are_right_on_average() -> None:
     whole = torch.autograd.grad(
         divergence(hidden, Head(weight), teacher, targets, weights, **options), hidden
     )[0]
-    mean, value, times = torch.zeros_like(whole), 0.0, 400
+    mean, value, times = torch.zeros_like(whole), 0.0, 200
     tail = log_p.exp().scatter(1, signal.ids, 0.0)
     generator = torch.Generator().manual_seed(1)
     for _ in range(times):
-        drawn = torch.multinomial(tail, 6, replacement=True, generator=generator)
+        drawn = torch.multinomial(tail, 60, replacement=True, generator=generator)
         entries = Sparse(
             torch.cat([signal.ids, drawn], 1),
             torch.cat([signal.log_p, log_p.gather(1, drawn)], 1),
             signal.log_tail,
-            draws=6,
+            draws=60,
         )
         found = divergence(hidden, Head(weight), entries, targets, weights, **options)
         mean += torch.autograd.grad(found, hidden)[0] / times
         value += float(found.detach()) / times
     exact = float(divergence(hidden, Head(weight), teacher, targets, weights, **options).detach())
     assert value == pytest.approx(exact, rel=0.01)
-    assert float((mean - whole).norm() / whole.norm()) < 0.03
+    assert float((mean - whole).norm() / whole.norm()) < 0.04
     bucket = torch.autograd.grad(
         divergence(hidden, Head(weight), signal, targets, weights, **options), hidden
     )[0]

@@ -68,7 +68,7 @@ def complete(
     # A server is asked from here, where its limits are kept and its key is.
     far = [n for n in todo if on and n not in served]
     done = sum(len(rows.keys() & set(piece.keys)) for rows, piece in zip(found, pieces, strict=True))
-    with progress(f"evaluate {job.out.name}: {label}", sum(len(piece.keys) for piece in pieces)) as bar:
+    with progress(f"{job.verb} {job.out.name}: {label}", sum(len(piece.keys) for piece in pieces)) as bar:
         bar.skip(done)
         if todo:
             bar.step(0, f"loading {pieces[todo[0]].label}")
