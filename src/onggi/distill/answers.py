@@ -259,9 +259,7 @@ def pairs(candidates: Sequence[Candidate], gap: float) -> list[Pair]:
             continue
         faulty = [c for c in own if c.reason in ("language", "broken", "refusal")]
         worse = [
-            c
-            for c in own
-            if c.score is not None and kept.score is not None and c.score <= kept.score - gap
+            c for c in own if c.score is not None and kept.score is not None and c.score <= kept.score - gap
         ]
         if faulty:
             found.append(Pair(kept, faulty[0], str(faulty[0].reason)))

@@ -99,9 +99,7 @@ def generate(
         width = len(encoded[batch[0]])
         while order and len(batch) < _ROWS and (len(batch) + 1) * width <= _TOKENS:
             batch.append(order.pop())
-        rows = [
-            _Row(i, encoded[i], Stream(engine.tokens), _draw(sampling.seed, encoded[i])) for i in batch
-        ]
+        rows = [_Row(i, encoded[i], Stream(engine.tokens), _draw(sampling.seed, encoded[i])) for i in batch]
         yield from _batch(engine, rows, sampling)
 
 

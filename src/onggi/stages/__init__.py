@@ -7,6 +7,7 @@ Here, and only here, the subjects of the rooms below meet. Nothing here imports 
 stage runs.
 """
 
+from . import answers as _answers
 from . import capture as _capture
 from . import distill as _distill
 from . import evaluate as _evaluate
@@ -28,6 +29,7 @@ VERBS: dict[str, Stage] = {
         _reshape,
         _pretrain,
         _capture,
+        _answers,
         _distill,
         _quantize,
         _evaluate,
@@ -35,6 +37,7 @@ VERBS: dict[str, Stage] = {
     )
 }
 
+from .answers import AnswersConfig, answers  # noqa: E402
 from .capture import CaptureConfig, capture  # noqa: E402
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .distill import DistillConfig, distill  # noqa: E402
@@ -51,6 +54,7 @@ from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 __all__ = [
     "VERBS",
     "Answer",
+    "AnswersConfig",
     "CaptureConfig",
     "ChatConfig",
     "Conversation",
@@ -65,6 +69,7 @@ __all__ = [
     "Stage",
     "TextConfig",
     "TokenizerConfig",
+    "answers",
     "capture",
     "chat",
     "distill",
