@@ -60,19 +60,22 @@ class Divergence:
 
     def of(self, log_p: Tensor, log_q: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """Of distributions over the last dimension, (rows, events) each: the divergence, (rows,), and h = q · ∂D/∂q,
-        (rows, events). Events that the teacher has no chance of are p = 0 with a finite log_p.
+        (rows, events). Writes over the teacher's, log_p and p.
         """
         if self.kind == "kl":
-            return torch.linalg.vecdot(p, log_p - log_q), -p
+            return log_p.sub_(log_q).mul_(p).sum(-1), p.neg_()
         if self.kind == "reverse-kl":
-            slope = q * (log_q - log_p)
+            slope = torch.sub(log_q, log_p, out=log_p).mul_(q)
             return slope.sum(-1), slope
-        if self.kind == "jsd":
-            log_m = torch.logaddexp(log_p + math.log(self.amount), log_q + math.log1p(-self.amount))
-            slope = (1 - self.amount) * q * (log_q - log_m)
-            return self.amount * torch.linalg.vecdot(p, log_p - log_m) + slope.sum(-1), slope
-        log_m = torch.logaddexp(log_p + math.log(self.amount), log_q + math.log1p(-self.amount))
-        return torch.linalg.vecdot(p, log_p - log_m), (self.amount - 1) * p * torch.exp(log_q - log_m)
+        m = torch.lerp(q, p, self.amount).clamp_min_(torch.finfo(q.dtype).tiny)
+        far = self.amount if self.kind == "jsd" else 1.0
+        slope = (p * q).div_(m).mul_(self.amount - 1) if self.kind == "skew" else None
+        log_m = m.log_()
+        nats = far * log_p.sub_(log_m).mul_(p).sum(-1)
+        if slope is None:
+            slope = torch.sub(log_q, log_m, out=log_m).mul_(q).mul_(1 - self.amount)
+            nats += slope.sum(-1)
+        return nats, slope
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,9 @@ def divergence(
         teacher = teacher.chosen(trained)
     if isinstance(teacher, Dense):
         shared = min(head.vocabulary, teacher.head.vocabulary)
-        head, teacher = head.part(shared), Dense(teacher.hidden, teacher.head.part(shared))
+        if head.vocabulary > shared:  # a part's gradient is copied into one of the whole
+            head = head.part(shared)
+        teacher = Dense(teacher.hidden, teacher.head.part(shared))
     elif teacher.ids.numel() and int(teacher.ids.max()) >= head.vocabulary:
         raise ValueError(f"the teacher has tokens beyond the student's {head.vocabulary}.")
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < head.vocabulary:
@@ -253,7 +258,8 @@ class _Divergence(torch.autograd.Function):
                 for at in range(0, len(own), at_once):
                     few = slice(start + at, min(start + at + at_once, start + len(own)))
                     here = products[at : at + at_once]
-                    logits = head.finished(here.to(wide, copy=True), slice(None))
+                    logits = head.finished(here.to(wide), slice(None))
+                    bend = None if head.softcap is None else 1 - (logits / head.softcap) ** 2
                     signal: Tensor | Sparse
                     if isinstance(teacher, Dense):
                         signal = teacher.head.finished(
@@ -263,8 +269,8 @@ class _Divergence(torch.autograd.Function):
                         signal = teacher.chosen(torch.arange(few.start, few.stop, device=hidden.device))
                     nats, gradient = _rows(logits, signal, few, terms)
                     loss += nats.double().sum()
-                    if head.softcap is not None:
-                        gradient *= 1 - (logits / head.softcap) ** 2
+                    if bend is not None:
+                        gradient *= bend
                     if of_bias is not None:
                         of_bias += gradient.sum(dim=0)
                     here.copy_(gradient if head.scale == 1.0 else gradient.mul_(head.scale))
@@ -288,33 +294,44 @@ class _Divergence(torch.autograd.Function):
 
 
 def _rows(logits: Tensor, signal: Tensor | Sparse, few: slice, terms: _Terms) -> tuple[Tensor, Tensor]:
-    """Of a few rows: what each gives to the loss, (rows,), and the gradient with respect to the logits, (rows, vocab)."""
+    """Of a few rows: what each gives to the loss, (rows,), and the gradient with respect to the logits, (rows, vocab).
+    Writes over `logits` and `signal`.
+    """
     weights, targets, degree = terms.weights[few], terms.targets[few].unsqueeze(1), terms.temperature
-    log_q = (logits if degree == 1.0 else logits / degree).log_softmax(-1)
+    log_q, q = _softmax(logits if degree == 1.0 else logits / degree)
     if isinstance(signal, Sparse):
-        nats, gradient = _sparse(log_q, signal, terms.kind)
+        nats, gradient = _sparse(log_q, q, signal, terms.kind)
     else:
-        log_p = (signal if degree == 1.0 else signal / degree).log_softmax(-1)
-        q = log_q.exp()
-        nats, gradient = terms.kind.of(log_p, log_q, log_p.exp(), q)
+        log_p, p = _softmax(signal if degree == 1.0 else signal / degree)
+        nats, gradient = terms.kind.of(log_p, log_q, p, q)
         total = gradient.sum(-1, keepdim=True)
-        gradient = torch.addcmul(gradient, q, total, value=-1)
+        gradient = gradient.addcmul_(q, total, value=-1)
     share = (1 - terms.text) * weights
     gradient *= (degree * share).unsqueeze(1)
     nats = degree**2 * share * nats
     if terms.text:
-        log_q = log_q if degree == 1.0 else logits.log_softmax(-1)
+        if degree != 1.0:
+            log_q, q = _softmax(logits)
         share = terms.text * weights
         nats = nats - share * log_q.gather(1, targets).squeeze(1)
-        gradient += log_q.exp_() * share.unsqueeze(1)
+        gradient.addcmul_(q, share.unsqueeze(1))
         gradient.scatter_add_(1, targets, -share.unsqueeze(1))
     return nats, gradient
 
 
-def _sparse(log_q: Tensor, signal: Sparse, kind: Divergence) -> tuple[Tensor, Tensor]:
-    """The divergence of each row, and its gradient with respect to the logits that `log_q` comes from."""
+def _softmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Logarithms of the probabilities, in the place of `logits`, and the probabilities, (rows, vocab) each. Of torch's
+    own that takes one of them the exponential alone is as slow as this whole.
+    """
+    logits.sub_(logits.amax(-1, keepdim=True))
+    chances = logits.exp()
+    total = chances.sum(-1, keepdim=True)
+    return logits.sub_(total.log()), chances.mul_(1 / total)
+
+
+def _sparse(log_q: Tensor, q: Tensor, signal: Sparse, kind: Divergence) -> tuple[Tensor, Tensor]:
+    """The divergence of each row, and its gradient with respect to the logits that `log_q` and `q` come from."""
     ids, log_p = signal.ids, signal.log_p.to(log_q.dtype)
-    q = log_q.exp()
     if signal.draws:
         mass = log_p.exp()
         mass[:, -signal.draws :] = (signal.log_tail.to(log_q.dtype).exp() / signal.draws).unsqueeze(1)
