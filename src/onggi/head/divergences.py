@@ -69,13 +69,13 @@ class Divergence:
             return slope.sum(-1), slope
         m = torch.lerp(q, p, self.amount).clamp_min_(torch.finfo(q.dtype).tiny)
         far = self.amount if self.kind == "jsd" else 1.0
-        slope = (p * q).div_(m).mul_(self.amount - 1) if self.kind == "skew" else None
+        skewed = (p * q).div_(m).mul_(self.amount - 1) if self.kind == "skew" else None
         log_m = m.log_()
         nats = far * log_p.sub_(log_m).mul_(p).sum(-1)
-        if slope is None:
-            slope = torch.sub(log_q, log_m, out=log_m).mul_(q).mul_(1 - self.amount)
-            nats += slope.sum(-1)
-        return nats, slope
+        if skewed is not None:
+            return nats, skewed
+        slope = torch.sub(log_q, log_m, out=log_m).mul_(q).mul_(1 - self.amount)
+        return nats + slope.sum(-1), slope
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ def entries(
             more = torch.multinomial(rest.cpu(), draws, replacement=True, generator=generator).to(ids.device)
             own, ids = torch.cat([own, log_p.gather(1, more)], 1), torch.cat([ids, more], 1)
         found.append((ids, own, tail.log()))
-    return Sparse(*map(torch.cat, zip(*found, strict=True)), draws)
+    every_id, every_log_p, tails = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return Sparse(every_id, every_log_p, tails, draws)
 
 
 def divergence(

@@ -162,7 +162,7 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
                 bar.skip(stop - start)
             else:
                 text = _text(material, start, stop, token_type)
-                octets, chances, lost = _teacher(
+                octets, chances, missed = _teacher(
                     config, engine, material, text, start, kept - draws, draws, dtype, number, bar
                 )
                 arrays = {"tokens": text.tokens, "parts": text.parts, "entries": octets, "chances": chances}
@@ -175,7 +175,7 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
                     {
                         **files,
                         **packing.facts(text, languages),
-                        "lost": dict(zip(languages, lost, strict=True)),
+                        "lost": dict(zip(languages, missed, strict=True)),
                     },
                 )
                 job.tick()
@@ -279,10 +279,10 @@ def _text(material: Material, start: int, stop: int, dtype: Any) -> Any:
 
     source = material.source
     if packed := getattr(source, "packed", None):
-        parts = [packed.parts(number).copy() for number in range(start, stop)]
-        for number, own in enumerate(parts):
-            own["sequence"] = number
-        return packing.Shard(packed.batch(start, stop - start).ids.astype(dtype), np.concatenate(parts))
+        own = [packed.parts(number).copy() for number in range(start, stop)]
+        for number, of_sequence in enumerate(own):
+            of_sequence["sequence"] = number
+        return packing.Shard(packed.batch(start, stop - start).ids.astype(dtype), np.concatenate(own))
     ids = source.ids[start:stop, 0].numpy().astype(dtype)
     filled = 1 + (source.weights[start:stop, 0] > 0).sum(-1).numpy()  # nothing predicts the start token
     parts = np.zeros(stop - start, packing.PART)
@@ -319,7 +319,8 @@ def _teacher(
     room = AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU
     few = max(room // length, 1)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
-    octets, chances = [], []
+    octets: list[Any] = []
+    chances: list[Any] = []
     lost = [(0.0, 0) for _ in source.languages]
     packed = getattr(source, "packed", None)
     for at in range(0, len(text.tokens), few):

@@ -236,7 +236,8 @@ class _Distilling:
                 "fairness: minimax follows what is measured on text held out; name it with --validation."
             )
         self._languages = list(material.source.languages)
-        source, signal = material.source, None
+        source = material.source
+        signal: signals.Signal
         if config.stored:
             captured = store.Captured(Path(config.teacher))
             signal = signals.Stored(captured.draws)

@@ -364,7 +364,9 @@ def _pretrain(
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
         moved = _write(source, weights, table_names, job.work, start)
-        first = next((line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {})
+        first: dict[str, float] = next(
+            (line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {}
+        )
         bits = {"before": first, "after": after} if after else {}
         if bits:
             say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
