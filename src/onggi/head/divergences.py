@@ -22,7 +22,6 @@ are drawn from the teacher and stand for the rest of them: then the divergence k
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -47,7 +47,7 @@ class DistillConfig:
     """Text to measure on, a source as `onggi text` takes. Default: what is held out; of packed text nothing is
     measured."""
     loss: str = "kl"
-    """How the student is compared with the teacher: kl (covers all that the teacher holds possible), reverse-kl
+    """How the student is compared with the teacher. kl (covers all that the teacher holds possible), reverse-kl
     (keeps to what it holds likely), jsd:B between them, skew:A (kl against a mixture with a share A of
     the teacher's, which bounds it)."""
     cross_entropy: float = 0.0
@@ -84,7 +84,7 @@ class DistillConfig:
     shard: bool = False
     """With several processes: each holds a part of the student's weights alone (FSDP2). The teacher is whole on each."""
     validate_every: int | None = None
-    """Steps between two measures of the held-out text, after which weights of languages follow. Default: a twentieth
+    """Steps between two measures of the text held out, after which weights of languages follow. Default: a twentieth
     of them; more where measuring would take more than a tenth of the time."""
     validation_passages: int = 24
     """Passages of each language that are measured, of --validation."""
