@@ -19,7 +19,7 @@ from ..progress import say
 from . import pretrain_plan
 from .base import Names, Plan, Stage, command, options
 from .pretrain import CURVES, PretrainConfig, Trained, _pretrain, _processes, released
-from .pretrain_text import NO_PROBE, Material
+from .pretrain_text import NO_PROBE, Material, packed_folder
 
 _REVISION = 1
 
@@ -28,7 +28,7 @@ _REVISION = 1
 class DistillConfig:
     """Teach a small model what a large one knows: what it holds likely at every token, not the text alone.
 
-    Both models have one tokenizer. Each language has an equal share of the text, or with --fairness minimax more
+    Both models have one tokenizer, or --loss spans compares what both cut alike. Each language has an equal share of the text, or with --fairness minimax more
     of the lesson the further its student is behind. The result is a checkpoint in bf16, with metrics.jsonl and
     curves.svg, and the share of the teacher's lead that was closed in each language. A killed run goes on from
     its last checkpoint. Several processes under torchrun each take their share of every step.
@@ -49,7 +49,8 @@ class DistillConfig:
     loss: str = "kl"
     """How the student is compared with the teacher. kl (covers all that the teacher holds possible), reverse-kl
     (keeps to what it holds likely), jsd:B between them, skew:A (kl against a mixture with a share A of
-    the teacher's, which bounds it)."""
+    the teacher's, which bounds it). spans, for a teacher with another tokenizer: the likelihood of what lies
+    between places where both cut the text."""
     cross_entropy: float = 0.0
     """The share of the loss that is the text's own next token, between 0 and 1."""
     temperature: float = 1.0
@@ -108,6 +109,10 @@ class DistillConfig:
             raise OnggiError(
                 "text: is needed to teach on (--text debian:libreoffice-help, or a file), but for a teacher that "
                 "`onggi capture` stored."
+            )
+        if self.loss == names.SPANS and (self.stored or packed_folder(self.text or "")):
+            raise OnggiError(
+                "loss: spans are cut from plain text by both tokenizers; name a source as --text, and a teacher that is here."
             )
         if self.stored and self.languages:
             raise OnggiError(f"languages: those of {self.teacher} are all learnt; leave --languages out.")
@@ -221,9 +226,9 @@ class _Distilling:
     def __init__(self, config: DistillConfig, job: ledger.Job, processes: Any):
         self._config, self._job, self._processes = config, job, processes
         self._teacher_bits: dict[str, float] = {}
-        self._lines: list[dict[str, Any]] = []
         self._weights: tuple[int, dict[str, float]] = (-1, {})
         self._languages: list[str] = []
+        self._shared: dict[str, float] = {}
 
     def loss(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
         """The lesson, and its batches: with a stored teacher's entries beside the text."""
@@ -243,8 +248,11 @@ class _Distilling:
             signal = signals.Stored(captured.draws)
             source = store.StoredBatches(material.source, captured)
             self._teacher_bits = captured.bits_of(validation)
+        elif config.loss == names.SPANS:
+            return self._aligned(engine, material, validation, dtype)
         else:
-            teacher = self._resident(engine)
+            teacher = self._resident()
+            self._one_tokenizer(teacher, engine)
             if validation:
                 self._teacher_bits = self._measured(teacher, validation)
             signal = signals.Resident(teacher, dtype)
@@ -264,22 +272,51 @@ class _Distilling:
         )
         return made, source
 
-    def _resident(self, student: Any) -> Any:
-        """The teacher's engine. Raises OnggiError where it and the student do not share a tokenizer."""
+    def _resident(self) -> Any:
+        """The teacher's engine."""
         from ..engines.transformers import Engine
         from ..models import references
+
+        if self._processes.first:
+            references.resolve(self._config.teacher)
+        self._processes.wait()
+        return Engine(references.resolve(self._config.teacher), self._processes.device)
+
+    def _aligned(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
+        """The lesson of spans and its batches, for a teacher with a tokenizer of its own."""
+        from ..distill import alignment
+        from ..train.validation import Validation
+
+        config, teacher = self._config, self._resident()
+        if validation:
+            window = min(teacher.window or 2048, 2048)
+            self._teacher_bits = self._measured(
+                teacher, Validation(teacher.tokens, material.held_out, window)
+            )
+        self._shared = alignment.shared(engine.tokens, teacher.tokens, material.held_out)
+        words = ", ".join(f"{tags.name(tag)} {share:.0%}" for tag, share in self._shared.items())
+        say(f"Of the student's tokens so many end where the teacher has a boundary too: {words}.")
+        made = alignment.Spans(
+            teacher,
+            self._languages,
+            self._weigh,
+            text=config.cross_entropy,
+            temperature=config.temperature,
+            dtype=dtype,
+        )
+        return made, alignment.Aligned(material.source, engine.tokens, teacher.tokens)
+
+    def _one_tokenizer(self, teacher: Any, student: Any) -> None:
+        """Raises OnggiError where teacher and student do not share a tokenizer."""
         from ..text.vocabulary import fingerprint
 
         config = self._config
-        if self._processes.first:
-            references.resolve(config.teacher)
-        self._processes.wait()
-        teacher = Engine(references.resolve(config.teacher), self._processes.device)
         if fingerprint(teacher.tokens.tokenizer) != fingerprint(student.tokens.tokenizer):
             raise OnggiError(
                 f"teacher: {config.teacher} and {config.into} have different tokenizers: the same id is another token, "
-                "and what one predicts says nothing of the other's next token. Take a teacher of the student's family, or cut "
-                "both vocabularies in the same way (`onggi reshape --keep_languages`)."
+                "and what one predicts says nothing of the other's next token. --loss spans compares them where both cut the "
+                "text; better is a teacher of the student's family, or one vocabulary cut for both (`onggi reshape "
+                "--keep_languages`)."
             )
         sizes = [engine.head.vocabulary for engine in (teacher, student)]
         if sizes[0] != sizes[1]:
@@ -287,7 +324,6 @@ class _Distilling:
                 f"The teacher's output has {sizes[0]:,} tokens and the student's {sizes[1]:,}; with one tokenizer that is "
                 f"padding, and the {min(sizes):,} that they share are compared."
             )
-        return teacher
 
     def _measured(self, teacher: Any, validation: Any) -> dict[str, float]:
         """The teacher's bits per byte on the text held out. Kept: a run that goes on measures nothing anew."""
@@ -337,6 +373,7 @@ class _Distilling:
             "weights": dict(self._weigh()),
             "bits_per_byte": {**bits, "teacher": self._teacher_bits},
             "closed": closed,
+            **({"shared_boundaries": self._shared} if self._shared else {}),
             **self._licence(),
         }
         about = {
@@ -362,7 +399,11 @@ class _Distilling:
             parameters=facts["parameters"],
             tokens=facts["tokens"],
             moved=trained.moved,
-            **{key: lesson[key] for key in ("bits_per_byte", "closed", "weights")},
+            **{
+                key: lesson[key]
+                for key in ("bits_per_byte", "closed", "weights", "shared_boundaries")
+                if key in lesson
+            },
             **trained.speed,
         )
 
