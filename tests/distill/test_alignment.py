@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import save_fallback_tokenizer, save_tokenizer
+from conftest import save_fallback_tokenizer, save_model, save_tokenizer
 from onggi.distill.alignment import SPANS, THEIR_SPANS, THEIRS, Aligned, Spans, cut, shared, spans
 from onggi.engines.transformers import Engine
 from onggi.text.tokens import Tokens
@@ -73,31 +73,11 @@ def made(student: Engine, teacher: Engine) -> Aligned:
     return Aligned(batches(runs, student.tokens.prefix, 2, 4, 0), student.tokens, teacher.tokens)
 
 
-def small_model(folder: Path) -> Path:
-    import transformers
-
-    size = save_tokenizer(folder, 330)
-    torch.manual_seed(1)
-    config = transformers.LlamaConfig(
-        vocab_size=size,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        initializer_range=0.2,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=None,
-    )
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize(("temperature", "text"), [(1.0, 0.0), (20.0, 0.3)])
 def test_the_loss_is_that_of_its_definition(
     temperature: float, text: float, tiny: Path, tmp_path: Path
 ) -> None:
-    student, teacher = Engine(tiny), Engine(small_model(tmp_path))
+    student, teacher = Engine(tiny), Engine(save_model(tmp_path, "Llama", 330, num_hidden_layers=1))
     batch = made(student, teacher).rows(0, 0, 4)
     languages = list(TEXTS)
     weigh = {tag: 1.0 + number / 4 for number, tag in enumerate(languages)}
@@ -132,7 +112,7 @@ def test_the_loss_is_that_of_its_definition(
 
 
 def test_batches_keep_their_weights_and_start_tokens(tiny: Path, tmp_path: Path) -> None:
-    student, teacher = Engine(tiny), Engine(small_model(tmp_path))
+    student, teacher = Engine(tiny), Engine(save_model(tmp_path, "Llama", 330, num_hidden_layers=1))
     aligned = made(student, teacher)
     whole = aligned.rows(1, 0, 4)
     assert bool((whole["ids"][:, 0] == student.tokens.prefix).all()) and not whole["weights"][:, 0].any()

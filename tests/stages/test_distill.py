@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import save_model
 
 from onggi import ledger
 from onggi.distill.store import Captured
@@ -275,6 +276,23 @@ def test_another_tokenizer_is_refused(teacher: Path, student: Path, tmp_path: Pa
     )
     with pytest.raises(OnggiError, match="packed with the tokenizer of"):
         distill(config(stored.path, student, text=None, length=None, languages=None), tmp_path / "out")
+
+
+def test_a_teacher_with_another_tokenizer_by_spans(
+    teacher: Path, tmp_path: Path
+) -> None:
+    """A larger vocabulary teaches a smaller one: what the teacher holds likely becomes likelier to the student."""
+    own = save_model(tmp_path / "small", "Llama", 400, num_hidden_layers=1, tie_word_embeddings=True)
+    options: dict[str, Any] = {"loss": "spans", "cross_entropy": 0.2, "temperature": 20.0, "steps": 30}
+    with pytest.raises(OnggiError, match="--loss spans compares them"):
+        distill(config(teacher, own), tmp_path / "out")
+    made = distill(config(teacher, own, **options), tmp_path / "out")
+    bits = made.record["bits_per_byte"]
+    assert all(bits["after"][tag] < bits["before"][tag] - 0.1 for tag in TAGS)
+    assert set(made.record["shared_boundaries"]) == set(TAGS)
+    packed = pack(PackConfig("starter", str(own), 64, SIZE["languages"]), tmp_path / "packed")
+    with pytest.raises(OnggiError, match="spans are cut from plain text"):
+        config(teacher, own, text=str(packed.path), **options)
 
 
 def test_minimax_needs_something_measured(teacher: Path, student: Path, tmp_path: Path) -> None:
