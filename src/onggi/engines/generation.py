@@ -99,12 +99,14 @@ def generate(
         width = len(encoded[batch[0]])
         while order and len(batch) < _ROWS and (len(batch) + 1) * width <= _TOKENS:
             batch.append(order.pop())
-        rows = [_Row(i, encoded[i], Stream(engine.tokens), _draw(sampling.seed, encoded[i])) for i in batch]
+        rows = [_Row(i, encoded[i], Stream(engine.tokens), _draw(sampling, i, encoded[i])) for i in batch]
         yield from _batch(engine, rows, sampling)
 
 
-def _draw(seed: int, ids: Sequence[int]) -> torch.Generator:
-    key = hashlib.blake2b(repr((seed, list(ids))).encode(), digest_size=7).digest()
+def _draw(sampling: Sampling, number: int, ids: Sequence[int]) -> torch.Generator:
+    if sampling.seeds:
+        return torch.Generator().manual_seed(sampling.seeds[number])
+    key = hashlib.blake2b(repr((sampling.seed, list(ids))).encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(key))
 
 
