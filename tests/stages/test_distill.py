@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import save_model
 
+from conftest import save_model
 from onggi import ledger
 from onggi.distill.store import Captured
 from onggi.engines.transformers import Engine
@@ -278,9 +278,7 @@ def test_another_tokenizer_is_refused(teacher: Path, student: Path, tmp_path: Pa
         distill(config(stored.path, student, text=None, length=None, languages=None), tmp_path / "out")
 
 
-def test_a_teacher_with_another_tokenizer_by_spans(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_a_teacher_with_another_tokenizer_by_spans(teacher: Path, tmp_path: Path) -> None:
     """A larger vocabulary teaches a smaller one: what the teacher holds likely becomes likelier to the student."""
     own = save_model(tmp_path / "small", "Llama", 400, num_hidden_layers=1, tie_word_embeddings=True)
     options: dict[str, Any] = {"loss": "spans", "cross_entropy": 0.2, "temperature": 20.0, "steps": 30}

@@ -9,14 +9,17 @@ what is there already, is left out.
 from __future__ import annotations
 
 import functools
+import json
 import random
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .. import languages
+from ..errors import OnggiError
 from ..text import confusion
 from ..text.prompts import Prompt
 from .answers import alike
@@ -75,4 +78,27 @@ def grown(
         if any(alike(text, known.turns[0], request.lang) > _ALIKE for known in (*seeds, *found)):
             continue
         found.append(Prompt(request.id, request.lang, (text,), (None,), request.category))
+    return found
+
+
+def seeds(wanted: Sequence[str] | None = None) -> list[Prompt]:
+    """The requests of the seed set that ships, for a teacher to answer anew. wanted: languages to keep.
+
+    Raises OnggiError for a language that it does not have.
+    """
+    folder = resources.files("onggi.text") / "data"
+    files = sorted(file.name for file in folder.iterdir() if file.name.startswith("seed-"))
+    have = [name.removeprefix("seed-").removesuffix(".jsonl") for name in files]
+    if missing := [tag for tag in wanted or () if tag not in have]:
+        raise OnggiError(f"seed: has no prompts in {', '.join(missing)} (it has {', '.join(have)}).")
+    found = []
+    for tag in wanted or have:
+        for line in (folder / f"seed-{tag}.jsonl").read_text(encoding="utf-8").split("\n"):
+            if not line.strip():
+                continue
+            row = json.loads(line)
+            *before, asked, _ = row["messages"]  # the last is the answer
+            found.append(
+                Prompt(row["_id"], tag, (asked["content"],), (None,), row.get("kind"), tuple(before))
+            )
     return found

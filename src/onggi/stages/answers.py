@@ -6,7 +6,7 @@ import functools
 import json
 import operator
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may i
 _REVISION = 1
 _SERVER = ("concurrency", "requests_per_minute", "timeout", "input_price", "output_price", "budget")
 _UNSEEN = ("concurrency", "requests_per_minute", "timeout", "budget", "failures")
+SEED = "seed"
 ANSWERS, LEFT_OUT, PAIRS, PROMPTS = "answers.jsonl", "left_out.jsonl", "pairs.jsonl", "prompts.jsonl"
 
 
@@ -43,8 +44,9 @@ class AnswersConfig:
     teacher: str
     """The teacher, [NAME=]MODEL: a model by any of its names, or behind a server, http://HOST:PORT/v1#NAME."""
     prompts: str
-    """Prompts: a JSONL file, {"_id", "prompt", "messages" or "turns", "lang"}. The sets that ship, `everyday` and
-    `questions`, are for measuring: a model that has learnt their answers cannot be measured on them."""
+    """Prompts: a JSONL file, {"_id", "prompt", "messages" or "turns", "lang"}; or `seed`, the requests of the seed set
+    that ships, in six languages. The sets `everyday` and `questions` are for measuring: a model that has learnt
+    their answers cannot be measured on them."""
     languages: Languages | None = None
     """Languages of the prompts, as en,ko; default: all that there are."""
     terms: str | None = None
@@ -152,7 +154,11 @@ def inputs(config: AnswersConfig) -> dict[str, Any]:
                 found[f"{name} engine"] = opening.versions(source)
     if config.judge:
         found["judging"] = judge.fingerprint()
-    found["prompts"] = ledger.sha256(prompts.file(config.prompts))
+    found["prompts"] = (
+        ledger.digest([asdict(prompt) for prompt in _prompts(config)])
+        if config.prompts == SEED
+        else ledger.sha256(prompts.file(config.prompts))
+    )
     found["against"] = {name: _fingerprint(name) for name in config.exams}
     return found | dict.fromkeys(_UNSEEN)
 
@@ -162,6 +168,16 @@ def _fingerprint(name: str) -> str:
     from ..text import prompts
 
     return ledger.sha256(prompts.file(name)) if name in prompts.SHIPPED else text.fingerprint(name, None)
+
+
+def _prompts(config: AnswersConfig) -> list[Prompt]:
+    """The prompts that are named."""
+    from ..distill import prompting
+    from ..text import prompts
+
+    if config.prompts == SEED:
+        return prompting.seeds(config.languages)
+    return prompts.load(config.prompts, config.languages)
 
 
 def answers(config: AnswersConfig, out: Path) -> Artifact:
@@ -229,7 +245,7 @@ def _answers(config: AnswersConfig, job: ledger.Job) -> Artifact:
     teacher = references.parse(config.teacher)
     about = _about(config, teacher.source)
     prompts: dict[str, list[Prompt]] = {}
-    for prompt in asked.load(config.prompts, config.languages):
+    for prompt in _prompts(config):
         prompts.setdefault(prompt.lang, []).append(prompt)
     prompts = {lang: asked.spread(own)[: config.limit] for lang, own in prompts.items()}
     if config.prompts in asked.SHIPPED:
@@ -521,9 +537,7 @@ def show(artifact: Artifact) -> None:
 
 def plan(config: AnswersConfig) -> Plan:
     """At most so many tokens are written."""
-    from ..text import prompts
-
-    every = prompts.load(config.prompts, config.languages)
+    every = _prompts(config)
     count = sum(len(prompt.turns) for prompt in every) + 2 * config.grow * len({p.lang for p in every})
     return Plan(tokens=count * config.samples * config.max_tokens)
 
@@ -533,10 +547,9 @@ def dry_run(config: AnswersConfig) -> str:
     from ..engines import server
     from ..engines.protocol import Sampling
     from ..models import references
-    from ..text import prompts as asked
 
     source = references.parse(config.teacher).source
-    own = asked.load(config.prompts, config.languages)
+    own = _prompts(config)
     counts: dict[str, int] = {}
     for prompt in own:
         counts[prompt.lang] = counts.get(prompt.lang, 0) + 1
