@@ -137,8 +137,8 @@ def test_minimax_follows_the_gap(teacher: Path, student: Path, tmp_path: Path) -
 def test_killed_it_ends_in_the_same_bytes(
     teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With weights of languages that follow measurements, which a run that goes on must find again."""
-    options: dict[str, Any] = {"steps": 6, "fairness": "minimax", "validate_every": 2}
+    """With weights of languages that follow measurements, and text of the student's own: both must be found again."""
+    options: dict[str, Any] = {"steps": 6, "fairness": "minimax", "validate_every": 2, "on_policy": 0.5}
     whole = distill(config(teacher, student, **options), tmp_path / "whole")
     monkeypatch.setattr(trainer, "CHECKPOINT_EVERY", 0.0)
     from onggi.distill import lesson
@@ -253,6 +253,8 @@ def test_what_cannot_work_is_said(teacher: Path, student: Path, tiny: Path, tmp_
     refused("text: is needed to teach on", text=None)
     refused("is not a share below 1", cross_entropy=1.0)
     refused("temperature: 0 is not above 0", temperature=0)
+    refused("is not a share between 0 and 1", on_policy=1.5)
+    refused("judged by a teacher that is here", on_policy=0.5, loss="spans")
     with pytest.raises(OnggiError, match="is the teacher itself"):
         config(teacher, teacher)
     with pytest.raises(OnggiError, match="hold no two entries"):

@@ -18,7 +18,8 @@ class Lesson:
     """`Lesson(…)(model, batch)`: the loss to go back from.
 
     languages: what the numbers of a batch's languages stand for. weigh: language → weight, asked at each step.
-    text, temperature, dtype: see `head.divergence`.
+    text, temperature, dtype: see `head.divergence`. writing: what some rows become before they are learnt (see
+    `on_policy`).
     """
 
     def __init__(
@@ -31,12 +32,16 @@ class Lesson:
         text: float = 0.0,
         temperature: float = 1.0,
         dtype: torch.dtype = torch.float32,
+        writing: Callable[[Any, Batch], Batch] | None = None,
     ):
+        self._writing = writing
         self._signal, self._kind, self._languages, self._weigh = signal, kind, list(languages), weigh
         self._text, self._temperature, self._dtype = text, temperature, dtype
 
     def __call__(self, model: Any, batch: Batch) -> Tensor:
         """The loss of some rows of a step."""
+        if self._writing:
+            batch = self._writing(model, batch)
         by_language = self._weigh()
         weigh = torch.tensor([by_language[tag] for tag in self._languages], device=batch["ids"].device)
         weights = batch["weights"] * weigh[batch["languages"]]

@@ -55,6 +55,9 @@ class DistillConfig:
     """The share of the loss that is the text's own next token, between 0 and 1."""
     temperature: float = 1.0
     """What both models' logits are divided by before they are compared; above 1 what is unlikely counts more."""
+    on_policy: float = 0.0
+    """The share of sequences whose second half the student writes itself, for its teacher to judge; what it writes in
+    another language is left out. For plain text and a teacher that is here; each such token costs a pass."""
     fairness: Literal["balanced", "minimax"] = "balanced"
     """balanced: a token weighs the same in every language. minimax: the language whose student is furthest behind
     its teacher, on the text held out, weighs more, until none is left behind."""
@@ -113,6 +116,13 @@ class DistillConfig:
         if self.loss == names.SPANS and (self.stored or packed_folder(self.text or "")):
             raise OnggiError(
                 "loss: spans are cut from plain text by both tokenizers; name a source as --text, and a teacher that is here."
+            )
+        if not 0 <= self.on_policy <= 1:
+            raise OnggiError(f"on_policy: {self.on_policy} is not a share between 0 and 1.")
+        if self.on_policy and (self.stored or self.loss == names.SPANS or packed_folder(self.text or "")):
+            raise OnggiError(
+                "on_policy: what a student writes is judged by a teacher that is here, with its tokenizer, after plain text; "
+                "leave --on_policy out."
             )
         if self.stored and self.languages:
             raise OnggiError(f"languages: those of {self.teacher} are all learnt; leave --languages out.")
@@ -229,10 +239,12 @@ class _Distilling:
         self._weights: tuple[int, dict[str, float]] = (-1, {})
         self._languages: list[str] = []
         self._shared: dict[str, float] = {}
+        self._writing: Any = None
 
     def loss(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
         """The lesson, and its batches: with a stored teacher's entries beside the text."""
         from ..distill import lesson, signals, store
+        from ..distill.on_policy import Writing
         from ..head import Divergence
 
         config = self._config
@@ -261,6 +273,8 @@ class _Distilling:
                 f"fairness: {config.teacher} has not measured its teacher on {config.validation}; capture it with "
                 "that --validation, or leave --validation out here."
             )
+        if config.on_policy:
+            self._writing = Writing(config.on_policy, engine.tokens, self._languages)
         made = lesson.Lesson(
             signal,
             Divergence(*names.loss(config.loss)),  # type: ignore[arg-type]
@@ -269,6 +283,7 @@ class _Distilling:
             text=config.cross_entropy,
             temperature=config.temperature,
             dtype=dtype,
+            writing=self._writing,
         )
         return made, source
 
@@ -358,6 +373,12 @@ class _Distilling:
         from ..report import card
 
         config, facts, bits = self._config, trained.facts, trained.bits
+        if self._writing and self._writing.written:
+            words = ", ".join(
+                f"{tags.name(tag)} {self._writing.strayed[tag]} of {count}"
+                for tag, count in self._writing.written.items()
+            )
+            say(f"Of what the student wrote so much was in another language, and left out: {words}.")
         base = references.about(trained.start)
         closed = (
             fairness.closed(bits["before"], bits["after"], self._teacher_bits)
@@ -369,6 +390,7 @@ class _Distilling:
             "loss": config.loss,
             "cross_entropy": config.cross_entropy,
             "temperature": config.temperature,
+            "on_policy": config.on_policy,
             "fairness": config.fairness,
             "weights": dict(self._weigh()),
             "bits_per_byte": {**bits, "teacher": self._teacher_bits},
