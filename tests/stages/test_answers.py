@@ -121,7 +121,10 @@ def test_what_a_teacher_says_becomes_data(teacher: Teacher, prompts: str, tmp_pa
     [left] = read(made.path, "left_out.jsonl")
     assert (left["_id"], left["reason"], left["evidence"]) == ("en-2", "refusal", "I'm sorry")
     assert made.record["languages"]["en"] == {"asked": 2, "kept": 1, "refusal": 1}
-    assert made.record["teacher"]["terms"] == "Apache-2.0" and made.record["spending"]["answered"] == 6
+    assert (
+        made.record["teacher"]["terms"] == "Apache-2.0"
+        and made.record["spending"][teacher.source]["requests"] == 6
+    )
     # It is prompts too, for whoever asks on.
     assert len(asked.load(prompts)) == 5
     count = len(teacher.calls)
@@ -236,6 +239,20 @@ def test_closed_teachers_and_sets_for_measuring_bring_a_word(
         "https://api.example.com/v1#big",
     ) == {"terms": "ToS §4"}
     assert not capsys.readouterr().err
+
+
+def test_the_seed_sets_requests(teacher: Teacher, tmp_path: Path) -> None:
+    from onggi.distill import prompting
+
+    own = prompting.seeds(Languages("ko,zh-Hans,de"))
+    assert {prompt.lang for prompt in own} == {"ko", "zh-Hans", "de"} and len(own) > 250
+    assert all(message["role"] != "user" for prompt in own for message in prompt.before[-1:])
+    with pytest.raises(OnggiError, match="has no prompts in km"):
+        prompting.seeds(["km"])
+    teacher.say = lambda body: (SAID["옹기"], "stop")
+    made = answers(AnswersConfig(teacher.source, "seed", Languages("ko"), limit=3), tmp_path / "out")
+    rows = read(made.path, "answers.jsonl")
+    assert len(teacher.calls) == 3 and rows and rows[0]["messages"][-1]["content"] == SAID["옹기"]
 
 
 def test_before_anything_is_sent(teacher: Teacher, prompts: str, tmp_path: Path) -> None:

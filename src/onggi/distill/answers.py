@@ -14,8 +14,8 @@ counted by language:
     judge        the judge's score is too low, or it gave none
     agreement    it says something else than the other answers to its prompt do
     contaminated it holds a piece of a text that is evaluated on
-    duplicate    it is nearly what an answer before it says
     second       another answer to its prompt is better
+    duplicate    it is nearly what an answer before it says
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ REASONS = (
     "judge",
     "agreement",
     "contaminated",
-    "duplicate",
     "second",
+    "duplicate",
 )
 # A refusal begins like one, and is short: an apology within a long letter is none.
 _BEGINNING, _SHORT = 160, 600

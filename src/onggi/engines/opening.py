@@ -92,11 +92,6 @@ def _made(source: str, need: Need, way: How, options: Options | None, stack: con
     return transformers.Engine(references.resolve(source))
 
 
-def opened() -> Any:
-    """The engine that is open; None where none is."""
-    return _open[0].engine if _open else None
-
-
 def close() -> None:
     """Close the engine that is open and give its memory back."""
     while _open:

@@ -209,36 +209,39 @@ def answers(config: AnswersConfig, out: Path) -> Artifact:
 
 
 class _Asking:
-    """The models that are asked, and what servers may cost so far."""
+    """The models that are asked. estimates: what servers may cost so far. served: what they have answered."""
 
     def __init__(self, config: AnswersConfig, job: ledger.Job):
         self.config, self.job = config, job
         self.estimates: dict[str, Any] = {}
+        self.served: dict[str, list[Row]] = {}
 
     def complete(self, label: str, todo: Sequence[Piece]) -> list[dict[str, Row]]:
         """Every row of every piece, in the order of its keys. Raises OnggiError where requests failed for good and
         that is to end the run.
         """
         from ..evaluate import pieces
+        from ..models import references
 
         found = pieces.complete(self.job, label, todo, self.config.server, self.estimates)
         for piece, rows in zip(todo, found, strict=True):
-            failed = [
-                row
-                for row in rows.values()
-                if row.get("finish") == "error" and row.get("status") != "missing"
-            ]
+            # What a judge settles by itself, or has no answer for, was not asked.
+            own = [row for row in rows.values() if row.get("finish") and row.get("status") != "missing"]
+            failed = [row for row in own if row["finish"] == "error"]
             if failed and self.config.failures == "stop":
                 raise OnggiError(
-                    f"{piece.source}: {len(failed)} of {len(rows)} requests ({piece.label}) failed, the last: "
+                    f"{piece.source}: {len(failed)} of {len(own)} requests ({piece.label}) failed, the last: "
                     f"{failed[-1]['error']}. What was answered is kept: run again to ask for the rest, or with "
                     "--failures leave_out to go on without."
                 )
+            if references.served(piece.source):
+                self.served.setdefault(piece.source, []).extend(own)
         return found
 
 
 def _answers(config: AnswersConfig, job: ledger.Job) -> Artifact:
     from ..distill import answers as sifting
+    from ..evaluate import cost
     from ..models import references
     from ..text import prompts as asked
 
@@ -282,16 +285,8 @@ def _answers(config: AnswersConfig, job: ledger.Job) -> Artifact:
         languages=counts,
         grown={lang: len(own) for lang, own in new.items()},
         sampling={"temperature": config.drawn_at, "top_p": config.top_p, "max_tokens": config.max_tokens},
-        spending=_spending(config),
+        spending={source: cost.of_server(rows, config.server) for source, rows in asking.served.items()},
     )
-
-
-def _spending(config: AnswersConfig) -> dict[str, Any]:
-    """What requests to servers came to, by their names, as far as the engines that are open know."""
-    from ..engines import opening
-
-    counters = getattr(opening.opened(), "counters", None)
-    return counters.summary() if counters else {}
 
 
 def _about(config: AnswersConfig, source: str) -> dict[str, Any]:

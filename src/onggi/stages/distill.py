@@ -108,11 +108,6 @@ class DistillConfig:
             raise OnggiError(
                 f"text: {self.teacher} holds the text that it was captured on; leave --text out."
             )
-        if not self.stored and self.text is None:
-            raise OnggiError(
-                "text: is needed to teach on (--text debian:libreoffice-help, or a file), but for a teacher that "
-                "`onggi capture` stored."
-            )
         if self.loss == names.SPANS and (self.stored or packed_folder(self.text or "")):
             raise OnggiError(
                 "loss: spans are cut from plain text by both tokenizers; name a source as --text, and a teacher that is here."
@@ -183,6 +178,12 @@ def inputs(config: DistillConfig) -> dict[str, Any]:
     from .. import text
     from ..models import references
 
+    # Not before: a recipe's capture may have yet to make the folder that the teacher is.
+    if not config.stored and config.text is None:
+        raise OnggiError(
+            "text: is needed to teach on (--text debian:libreoffice-help, or a file), but for a teacher that "
+            "`onggi capture` stored."
+        )
     found: dict[str, Any] = {"into": references.fingerprint(config.into)}
     if config.stored:
         stored = ledger.artifact(Path(config.teacher))
