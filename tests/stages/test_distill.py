@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import save_model
-from onggi import ledger
+from onggi import ledger, recipe
 from onggi.distill.store import Captured
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
@@ -34,6 +34,7 @@ from onggi.stages import (
 )
 from onggi.train import trainer
 
+ROOT = Path(__file__).parents[2]
 TAGS = ("en", "ko", "km")
 SIZE: dict[str, Any] = {"batch_tokens": 192, "length": 64, "languages": Languages(",".join(TAGS))}
 
@@ -311,3 +312,16 @@ def test_a_harmed_shard_is_named(teacher: Path, student: Path, tmp_path: Path) -
         file.write(b"\x00\x01")
     with pytest.raises(OnggiError, match=r"chances\.npy: is damaged"):
         distill(config(stored.path, student, text=None, length=None, languages=None), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["distill-small", "distill-answers"])
+def test_the_recipes_are_sound(name: str) -> None:
+    steps = recipe.load(ROOT / "recipes" / f"{name}.yaml").steps
+    made = {step.name: recipe.config(step, {step.name: Path(step.name) for step in steps}) for step in steps}
+    if name == "distill-small":
+        # The same student and the same tokens, taught and alone.
+        assert made["taught"].into == made["alone"].init
+        for field in ("text", "steps", "batch_tokens", "length", "learning_rate", "seed"):
+            assert getattr(made["taught"], field) == getattr(made["alone"], field)
+    else:
+        assert made["data"].samples > 1 and made["data"].prompts == "seed"
