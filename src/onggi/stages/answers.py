@@ -183,7 +183,7 @@ def _prompts(config: AnswersConfig) -> list[Prompt]:
 def answers(config: AnswersConfig, out: Path) -> Artifact:
     """Write the teacher's answers to `out`; see `AnswersConfig`.
 
-    Raises OnggiError for prompts that are not sound, a teacher that does not answer, and where nothing is left.
+    Raises OnggiError for prompts that are not sound and a teacher that does not answer.
 
     >>> from pathlib import Path
     >>> from onggi.stages import AnswersConfig, answers
