@@ -98,13 +98,13 @@ def save_fallback_tokenizer(folder: Path) -> Path:
     return folder
 
 
-def save_model(folder: Path, kind: str, **options: Any) -> Path:
+def save_model(folder: Path, kind: str, vocabulary: int = 1024, **options: Any) -> Path:
     """A random decoder of a few layers in bf16, 128 wide, with its tokenizer, in HF layout."""
     import torch
     import transformers
 
     config = getattr(transformers, f"{kind}Config")(
-        vocab_size=save_tokenizer(folder),
+        vocab_size=save_tokenizer(folder, vocabulary),
         hidden_size=128,
         intermediate_size=256,
         num_attention_heads=4,

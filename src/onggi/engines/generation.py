@@ -1,12 +1,13 @@
 """Answers of a local decoder, many prompts at a time.
 
 Prompts of about one length stand in one batch, padded on the left where a mask hides it; a row
-that has ended leaves the batch, and with it its keys and values. What a row draws depends on its
-own seed and number, never on who else is in the batch.
+that has ended leaves the batch, and with it its keys and values. What a row draws depends on the
+seed and its own prompt, never on who else is asked: a run that goes on asks for fewer, and draws the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,11 +99,15 @@ def generate(
         width = len(encoded[batch[0]])
         while order and len(batch) < _ROWS and (len(batch) + 1) * width <= _TOKENS:
             batch.append(order.pop())
-        rows = [
-            _Row(i, encoded[i], Stream(engine.tokens), torch.Generator().manual_seed(seed))
-            for i, seed in ((i, sampling.seeds[i] if sampling.seeds else sampling.seed + i) for i in batch)
-        ]
+        rows = [_Row(i, encoded[i], Stream(engine.tokens), _draw(sampling, i, encoded[i])) for i in batch]
         yield from _batch(engine, rows, sampling)
+
+
+def _draw(sampling: Sampling, number: int, ids: Sequence[int]) -> torch.Generator:
+    if sampling.seeds:
+        return torch.Generator().manual_seed(sampling.seeds[number])
+    key = hashlib.blake2b(repr((sampling.seed, list(ids))).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(key))
 
 
 @torch.no_grad()

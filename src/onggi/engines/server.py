@@ -172,7 +172,7 @@ class Engine:
         self, requests: Sequence[_Request], results: queue.SimpleQueue[tuple[str, Answer] | None]
     ) -> None:
         key = _key(self.at.url)
-        local = _is_local(self.at.url)
+        local = is_local(self.at.url)
         todo = iter(requests)
         client = openai.AsyncOpenAI(
             base_url=self.at.url,
@@ -394,7 +394,8 @@ class _Pace:
         self._held = max(self._held, time.monotonic() + seconds)
 
 
-def _is_local(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether a server is on this machine."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -412,7 +413,7 @@ def _key(url: str) -> str:
     name = "ONGGI_API_KEY_" + "".join(letter if letter.isalnum() else "_" for letter in host)
     if not os.environ.get(name):
         name = "ONGGI_API_KEY"
-    if not os.environ.get(name) and (url.startswith("https://") or _is_local(url)):
+    if not os.environ.get(name) and (url.startswith("https://") or is_local(url)):
         name = "OPENAI_API_KEY"
     key = os.environ.get(name, "").strip()
     if not key.isascii() or not key.isprintable() or " " in key:

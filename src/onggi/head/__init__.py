@@ -7,7 +7,21 @@ running sums. Everything that scores, compares or trains stands on it.
 """
 
 from .chunks import Head, Scores, compare, score
+from .divergences import Dense, Divergence, Sparse, divergence, entries
 from .losses import cross_entropy
 from .sampled import drawn, drawn_kl
 
-__all__ = ["Head", "Scores", "compare", "cross_entropy", "drawn", "drawn_kl", "score"]
+__all__ = [
+    "Dense",
+    "Divergence",
+    "Head",
+    "Scores",
+    "Sparse",
+    "compare",
+    "cross_entropy",
+    "divergence",
+    "drawn",
+    "drawn_kl",
+    "entries",
+    "score",
+]

@@ -139,6 +139,39 @@ def continued(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def distilled(about: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi distill` taught."""
+    base, facts, lesson = about["base"], about["continued"], about["distilled"]
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["tokens"].items())
+    lines = [
+        *_metadata(about, "finetune", facts, ["distillation"]),
+        f"# {base['name']}, taught by {lesson['teacher']}",
+        "",
+        f"{base['name']} ({base['source']}), taught by {lesson['teacher']} with onggi: at every token it learnt what "
+        "its teacher holds likely.",
+        "",
+        *_training(facts),
+        f"- loss: {lesson['loss']}, temperature {lesson['temperature']:g}, {lesson['cross_entropy']:.0%} of it the text's "
+        f"own next token; languages {lesson['fairness']}",
+        f"- tokens: {counts}",
+    ]
+    if lesson["closed"]:
+        lines += [
+            "",
+            f"| | bits per byte before | after | {lesson['teacher']} | of its lead closed |",
+            "| --- | ---: | ---: | ---: | ---: |",
+        ]
+        bits = lesson["bits_per_byte"]
+        for tag, share in lesson["closed"].items():
+            values = " | ".join(f"{bits[side][tag]:.3f}" for side in ("before", "after", "teacher"))
+            lines.append(f"| {tags.name(tag)} | {values} | {'' if share is None else f'{share:.0%}'} |")
+    if lesson.get("teacher_licence"):
+        lines += ["", f"The teacher's licence: {lesson['teacher_licence']}."]
+    for terms in dict.fromkeys([about.get("terms"), lesson.get("teacher_terms")]):
+        lines += ["", terms] if terms else []
+    return "\n".join([*lines, ""])
+
+
 def _training(facts: Mapping[str, Any]) -> list[str]:
     optimizer = {"muon": "Muon"}.get(facts.get("optimizer", ""), "AdamW")
     return [

@@ -7,6 +7,9 @@ Here, and only here, the subjects of the rooms below meet. Nothing here imports 
 stage runs.
 """
 
+from . import answers as _answers
+from . import capture as _capture
+from . import distill as _distill
 from . import evaluate as _evaluate
 from . import pack as _pack
 from . import pretrain as _pretrain
@@ -20,10 +23,26 @@ from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _rate, _report)
+    for module in (
+        _text,
+        _tokenizer,
+        _pack,
+        _reshape,
+        _pretrain,
+        _capture,
+        _answers,
+        _distill,
+        _quantize,
+        _evaluate,
+        _rate,
+        _report,
+    )
 }
 
+from .answers import AnswersConfig, answers  # noqa: E402
+from .capture import CaptureConfig, capture  # noqa: E402
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
+from .distill import DistillConfig, distill  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
 from .inspect import inspect  # noqa: E402
 from .pack import PackConfig, pack  # noqa: E402
@@ -38,8 +57,11 @@ from .tokenizer import TokenizerConfig, tokenizer  # noqa: E402
 __all__ = [
     "VERBS",
     "Answer",
+    "AnswersConfig",
+    "CaptureConfig",
     "ChatConfig",
     "Conversation",
+    "DistillConfig",
     "EvaluateConfig",
     "PackConfig",
     "Plan",
@@ -51,7 +73,10 @@ __all__ = [
     "Stage",
     "TextConfig",
     "TokenizerConfig",
+    "answers",
+    "capture",
     "chat",
+    "distill",
     "evaluate",
     "inspect",
     "pack",

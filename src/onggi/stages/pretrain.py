@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from .. import languages as tags
 from .. import ledger
@@ -193,8 +193,8 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    with _processes() as processes, job if processes.first else contextlib.nullcontext():
-        _pretrain(config, job, processes)
+    with processes() as own, job if own.first else contextlib.nullcontext():
+        train(config, job, own)
     found = ledger.artifact(out)
     assert found is not None  # the first process has written it
     return found
@@ -210,7 +210,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def _processes() -> Any:
+def processes() -> Any:
     """Those that torchrun started, else this one alone. All but the first keep quiet."""
     import torch
 
@@ -231,7 +231,25 @@ def _processes() -> Any:
         torch.distributed.destroy_process_group()
 
 
-def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> None:
+class Course(Protocol):
+    """What a training is for, where it is not to predict the text (`onggi distill`): the same training of the same
+    checkpoint, with another loss and another end.
+    """
+
+    def loss(self, engine: Any, material: Material, validation: Any, dtype: Any) -> tuple[Any, Any]:
+        """The loss (see `train.tokens.Loss`) and the source of its batches."""
+
+    def begin(self, trainer: Any) -> None:
+        """Called before the first step."""
+
+    def finish(self, job: ledger.Job, trained: result.Trained) -> None:
+        """Write what is said of the checkpoint, and end the job."""
+
+
+def train(
+    config: PretrainConfig, job: ledger.Job, processes: Processes, course: Course | None = None
+) -> None:
+    """Train as `config` says, and end the job; see `Course`."""
     import torch
 
     from ..engines.transformers import Engine
@@ -268,22 +286,25 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> 
         if material.held_out
         else None
     )
-    loss = next_token(dtype, config.z_loss)
+    loss, batches = next_token(dtype, config.z_loss), material.source
+    if course:
+        loss, batches = course.loss(engine, material, validation, dtype)
     at_once = config.at_once or max(
         (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
     )
-    steps = _steps(config, job, processes, material, engine.model, loss, at_once, bool(validation))
+    steps = _steps(config, job, processes, material, engine.model, loss, batches, at_once, bool(validation))
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
     rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
     engine.model.requires_grad_(True)
-    _compile(config, job, material, engine.model, loss, at_once, steps)
+    if not course:  # another loss has graphs of its own
+        _compile(config, job, material, engine.model, loss, at_once, steps)
     if "tensorboard" in (config.report_to or ()):
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(job.out / "tensorboard"))
     with progress(f"pretrain {job.out.name}", steps) as bar:
         made = trainer.Trainer(
             engine.model,
             loss,
-            material.source,
+            batches,
             Schedule(steps, rate, warmup, config.schedule),
             trainer.Options(
                 optimizer=_optimizer(config),
@@ -301,6 +322,8 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> 
             job.tick if processes.first else lambda: None,
             validation,
         )
+        if course:
+            course.begin(made)
         lines = made.fit()
     engine.model.requires_grad_(False)
     facts = {
@@ -333,16 +356,15 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> 
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
         moved = result.write(source, weights, table_names, job.work, start)
-        names, bits = result.describe(config, job, start, source, facts, lines, (validation, after), moved)
-        job.finish(
-            names,
-            command=command(STAGE, config, job.out),
-            parameters=count,
-            tokens=facts["tokens"],
-            bits_per_byte=bits,
-            **({} if config.is_new else {"moved": moved}),
-            **speed,
+        first: dict[str, float] = next(
+            (line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {}
         )
+        bits = {"before": first, "after": after} if after else {}
+        trained = result.Trained(start, source, facts, lines, validation, bits, moved, speed)
+        if course:
+            course.finish(job, trained)
+        else:
+            result.finish(config, job, trained, command(STAGE, config, job.out))
     processes.wait()
 
 
@@ -371,6 +393,7 @@ def _steps(
     material: Material,
     model: Any,
     loss: Any,
+    batches: Any,
     at_once: int,
     validates: bool,
 ) -> int:
@@ -384,7 +407,7 @@ def _steps(
         return material.once
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
-        each = _measured(model, loss, material.source, at_once)
+        each = _measured(model, loss, batches, at_once)
         steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:

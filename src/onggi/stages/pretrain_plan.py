@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,8 @@ AT_ONCE, AT_ONCE_GPU = 4096, 32768
 
 def _shape(config: PretrainConfig) -> Any:
     """The model in numbers (`train.outlook.Shape`), without its weights; None where it has to be fetched first."""
-    import transformers
-    from accelerate import init_empty_weights
-
-    from ..models import random, references
+    from ..models import random
     from ..text.packing import Packed
-    from ..train import outlook as sums
 
     if config.is_new:
         place = packed_folder(config.text)
@@ -36,12 +33,29 @@ def _shape(config: PretrainConfig) -> Any:
         known: Any = random.configuration(
             config.size, packed.index["tokenizer"]["vocabulary"], length=max(packed.length, 2048)
         )
-    else:
-        if references.size(config.init) is None:
-            return None
-        known = transformers.AutoConfig.from_pretrained(
-            references.resolve(config.init), trust_remote_code=False
-        )
+        return _numbers(known)
+    return shape_of(config.init)
+
+
+def shape_of(model: str) -> Any:
+    """The same of any model that is named; None where it has to be fetched first."""
+    import transformers
+
+    from ..models import references
+
+    if references.size(model) is None:
+        return None
+    return _numbers(
+        transformers.AutoConfig.from_pretrained(references.resolve(model), trust_remote_code=False)
+    )
+
+
+def _numbers(known: Any) -> Any:
+    import transformers
+    from accelerate import init_empty_weights
+
+    from ..train import outlook as sums
+
     with init_empty_weights():
         model = transformers.AutoModelForCausalLM.from_config(known, trust_remote_code=False)
     model.tie_weights()
@@ -58,7 +72,8 @@ class _Size:
     unique: int | None  # tokens of the text
 
 
-def _size(config: PretrainConfig) -> _Size | None:
+def size_of(config: PretrainConfig) -> _Size | None:
+    """How much is trained on; None where that is not known before."""
     place = packed_folder(config.text)
     if place is None:
         if config.is_new:  # its text has yet to be packed
@@ -76,7 +91,7 @@ def _size(config: PretrainConfig) -> _Size | None:
 
 def plan(config: PretrainConfig) -> Plan:
     """About the tokens, memory and disk, where model and text are at hand."""
-    size = _size(config)
+    size = size_of(config)
     if size is None:
         return Plan(config.tokens)
     of = _shape(config)
@@ -101,7 +116,7 @@ def outlook(config: PretrainConfig) -> dict[str, Any]:
     """
     from ..train import outlook as sums
 
-    size, of = _size(config), _shape(config)
+    size, of = size_of(config), _shape(config)
     if size is None:
         raise OnggiError(f"text: {config.text} is not packed yet; `onggi pack` says how many tokens it is.")
     if of is None:
@@ -165,9 +180,13 @@ def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
 
 def dry_run(config: PretrainConfig) -> str:
     """What `outlook` finds, to read."""
+    return said(outlook(config))
+
+
+def said(found: Mapping[str, Any]) -> str:
+    """An outlook in words."""
     from ..train.outlook import PEAKS, REACHED
 
-    found = outlook(config)
     lines = [
         f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
         f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device.",

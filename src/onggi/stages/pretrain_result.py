@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,35 +41,34 @@ def write(
     return movement.facts(on_grid=bool(references.about(start).get("grid")))
 
 
-def describe(
-    config: PretrainConfig,
-    job: ledger.Job,
-    start: Path,
-    source: Any,
-    facts: dict[str, Any],
-    lines: Sequence[Mapping[str, Any]],
-    measured: tuple[Any, Mapping[str, float]],
-    moved: Mapping[str, Any],
-) -> tuple[list[str], dict[str, Mapping[str, float]]]:
-    """Write what stands beside the weights. Returns the names of all files, and bits per byte of each language before
-    and after.
-
-    start: the folder of the model to begin with; source: that model. measured: what measures, and bits per
-    byte of the weights as they are written.
+@dataclass(frozen=True)
+class Trained:
+    """What came out of a training. start: the folder that it began with, source its checkpoint. validation,
+    bits: what measured, and bits per byte `before` and `after` by language, empty where nothing was measured.
+    moved: how far the weights did. speed: of the training, for the record.
     """
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import card, curves
-    from ..train import trainer
 
-    base = {} if config.is_new else references.about(start)
-    validation, after = measured
+    start: Path
+    source: Any
+    facts: dict[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    validation: Any
+    bits: Mapping[str, Mapping[str, float]]
+    moved: Mapping[str, Any]
+    speed: Mapping[str, Any]
+
+
+def finish(config: PretrainConfig, job: ledger.Job, trained: Trained, line: str) -> None:
+    """Write what is said of the checkpoint, and end the job. line: the command that makes it."""
+    from ..models import references
+    from ..report import card
+
+    base = {} if config.is_new else references.about(trained.start)
+    facts, bits = trained.facts, trained.bits
+    if bits:
+        before, after = (_mean(bits[when]) for when in ("before", "after"))
+        say(f"Bits per byte, mean of the languages: {before:.3f} → {after:.3f}.")
     about: dict[str, Any]
-    bits: dict[str, Mapping[str, float]] = {}
-    if after:
-        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
-        bits = {"before": first, "after": after}
-        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
     if config.is_new:
         about = {
             "name": job.out.name,
@@ -83,7 +83,7 @@ def describe(
         if facts["licence"]:
             about["licence"] = facts["licence"]
     else:
-        held_out = {when: validation.nats(side) for when, side in bits.items()}
+        held_out = {when: trained.validation.nats(side) for when, side in bits.items()}
         about = {
             **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
             "base": {
@@ -93,19 +93,37 @@ def describe(
             },
             "made_by": "onggi pretrain",
             "grid": None,  # left behind; `moved` says how far
-            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
+            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": trained.moved},
         }
+    words = card.pretrained(about) if config.is_new else card.continued(about)
+    job.finish(
+        released(job, trained, about, words),
+        command=line,
+        parameters=facts["parameters"],
+        tokens=facts["tokens"],
+        bits_per_byte=bits,
+        **({} if config.is_new else {"moved": trained.moved}),
+        **trained.speed,
+    )
+
+
+def released(job: ledger.Job, trained: Trained, about: Mapping[str, Any], words: str) -> list[str]:
+    """Write all that stands beside the weights, `words` as its card; returns the names of the outputs."""
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..report import curves
+    from ..train import trainer
+
     ledger.write_json(job.work / references.ABOUT, about)
-    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
+    config_json = {key: value for key, value in trained.source.config.items() if key != "torch_dtype"}
     ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
+    (job.work / CURVES).write_text(curves.curves(trained.lines), encoding="utf-8")
     names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
-    for file in checkpoints.companions(start):
+    for file in checkpoints.companions(trained.start):
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
-    words = card.pretrained(about) if config.is_new else card.continued(about)
     (job.work / "README.md").write_text(words, encoding="utf-8")
-    return [*names, "README.md"], bits
+    return [*names, "README.md"]
 
 
 def _mean(values: Mapping[str, float]) -> float:

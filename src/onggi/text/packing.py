@@ -224,7 +224,8 @@ class Packed:
 
     def __init__(self, folder: Path):
         found = ledger.artifact(folder)
-        if found is None or found.record["verb"] != "pack":
+        # `onggi capture` keeps its text in the same way.
+        if found is None or found.record["verb"] not in ("pack", "capture"):
             raise OnggiError(f"{folder}: is no packed text; `onggi pack` makes it.")
         self.folder, self._outputs = folder, found.record["outputs"]
         self.index: dict[str, Any] = ledger.read_json(folder / INDEX)

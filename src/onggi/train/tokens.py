@@ -22,7 +22,8 @@ from ..engines.transformers import head_of
 from ..head import cross_entropy
 from ..text.packing import Packed
 
-# Tensors of some rows of a step. ids, weights: (sequences, length); positions too where sequences are packed.
+# Tensors of some rows of a step. ids, weights, languages: (sequences, length), of which languages are numbers in the
+# source's own list; positions too where sequences are packed.
 Batch = Mapping[str, Tensor]
 # (model, batch) → the scalar to go back from.
 Loss = Callable[[nn.Module, Batch], Tensor]
@@ -42,12 +43,19 @@ class Source(Protocol):
 @dataclass(frozen=True)
 class Batches:
     """ids: (steps, sequences, length) int64. weights: the same shape, fp32; those of a step add up to 1.
-    tokens: language → tokens trained on, start tokens included.
+    tokens: language → tokens trained on, start tokens included. numbers: (steps, sequences) int64, of each
+    sequence's language in the order of `tokens`.
     """
 
     ids: Tensor
     weights: Tensor
     tokens: dict[str, int]
+    numbers: Tensor
+
+    @property
+    def languages(self) -> list[str]:
+        """What numbers stand for."""
+        return list(self.tokens)
 
     @property
     def size(self) -> int:
@@ -57,7 +65,12 @@ class Batches:
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Rows start to stop of a step; past the last step they begin anew."""
         step %= len(self.ids)
-        return {"ids": self.ids[step, start:stop], "weights": self.weights[step, start:stop]}
+        ids = self.ids[step, start:stop]
+        return {
+            "ids": ids,
+            "weights": self.weights[step, start:stop],
+            "languages": self.numbers[step, start:stop].unsqueeze(1).expand(ids.shape),
+        }
 
 
 def batches(
@@ -74,13 +87,14 @@ def batches(
     generator = random.Random(seed)
     endless = {language: itertools.cycle(run) for language, run in runs.items()}
     rows: list[Sequence[int]] = []
-    tokens = dict.fromkeys(runs, 0)
+    tokens, order, numbers = dict.fromkeys(runs, 0), list(runs), []
     while len(rows) < count:
         turn = list(runs)
         generator.shuffle(turn)
         for language in turn[: count - len(rows)]:
             rows.append(next(endless[language]))
             tokens[language] += len(rows[-1])
+            numbers.append(order.index(language))
     width = max(len(row) for row in rows)
     ids = torch.full((count, width), prefix, dtype=torch.int64)
     weights = torch.zeros(count, width)
@@ -88,7 +102,8 @@ def batches(
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, 1 : len(row)] = 1.0
     ids, weights = ids.view(steps, size, width), weights.view(steps, size, width)
-    return Batches(ids, weights / weights.sum(dim=(1, 2), keepdim=True), tokens)
+    weights /= weights.sum(dim=(1, 2), keepdim=True)
+    return Batches(ids, weights, tokens, torch.tensor(numbers).view(steps, size))
 
 
 class PackedBatches:
@@ -122,7 +137,13 @@ class PackedBatches:
             "ids": torch.from_numpy(np.concatenate([batch.ids for batch in read])),
             "positions": torch.from_numpy(np.concatenate([batch.positions for batch in read])),
             "weights": torch.from_numpy(predicted.astype(np.float32)) / max(total, 1),
+            "languages": torch.from_numpy(np.concatenate([batch.languages for batch in read])),
         }
+
+    @property
+    def languages(self) -> list[str]:
+        """What the numbers of a batch's languages stand for."""
+        return self.packed.languages
 
     def tokens(self, first: int, stop: int) -> dict[str, int]:
         """Language → tokens of steps `first` to `stop`."""
@@ -140,23 +161,28 @@ def next_token(dtype: torch.dtype, z: float = 0.0) -> Loss:
     """
 
     def loss(model: Any, batch: Batch) -> Tensor:
-        # Read at each step: where weights are sharded, they are other tensors each time.
-        head = head_of(model)
-        body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-        ids, weights = batch["ids"], batch["weights"]
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-            # Packed documents are kept apart by positions that begin anew, and only where there is neither
-            # a mask nor a cache.
-            states = body(
-                input_ids=ids, position_ids=batch.get("positions"), attention_mask=None, use_cache=False
-            ).last_hidden_state
+        states = states_of(model, batch, dtype)
+        # The head is read at each step: where weights are sharded, they are other tensors each time.
         return cross_entropy(
             states[:, :-1].flatten(0, 1),
-            head,
-            ids[:, 1:].flatten(),
-            weights[:, 1:].flatten(),
+            head_of(model),
+            batch["ids"][:, 1:].flatten(),
+            batch["weights"][:, 1:].flatten(),
             z=z,
             dtype=dtype,
         )
 
     return loss
+
+
+def states_of(model: Any, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """The last hidden states of a batch, (sequences, length, hidden)."""
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    ids = batch["ids"]
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        # Packed documents are kept apart by positions that begin anew, and only where there is neither
+        # a mask nor a cache.
+        states: Tensor = body(
+            input_ids=ids, position_ids=batch.get("positions"), attention_mask=None, use_cache=False
+        ).last_hidden_state
+    return states
