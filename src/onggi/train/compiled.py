@@ -31,11 +31,13 @@ def layers(model: Any) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
-def compile(model: Any) -> None:
-    """Have the layers of `model` compiled when they are first called; in place, names and weights stay."""
+def compile(model: Any, backend: str = "inductor") -> None:
+    """Have the layers of `model` compiled when they are first called; in place, names and weights stay. backend: of
+    `torch.compile`.
+    """
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     for layer in layers(model):
-        layer.compile()
+        layer.compile(backend=backend)  # type: ignore[no-untyped-call]
 
 
 def undo(model: Any) -> None:
