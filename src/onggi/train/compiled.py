@@ -37,7 +37,7 @@ def compile(model: Any, backend: str = "inductor") -> None:
     """
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     for layer in layers(model):
-        layer.compile(backend=backend)  # type: ignore[no-untyped-call]
+        layer.compile(backend=backend)
 
 
 def undo(model: Any) -> None:
