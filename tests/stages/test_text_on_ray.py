@@ -94,7 +94,20 @@ def test_what_stops_a_run_comes_back_from_there(sources: list[str], ray: None) -
 def test_a_machine_that_does_not_see_the_folder(sources: list[str]) -> None:
     work = jobs.Work("λ", Path("gone"), Path("out"), TAGS, None, "text", True, False)  # type: ignore[arg-type]
     with pytest.raises(OnggiError, match=r"gone: is not on .*, a machine of the cluster; name an --out"):
-        list(jobs._call(jobs.read_piece, work, 0, Path.cwd()))
+        list(jobs._call(jobs.read_piece, work, "read", 0, Path.cwd()))
+
+
+def test_what_another_call_has_done_meanwhile(tmp_path: Path) -> None:
+    work = jobs.Work("λ", tmp_path, tmp_path, TAGS, None, "text", True, False)  # type: ignore[arg-type]
+
+    def lost(work: jobs.Work, number: int) -> None:
+        raise FileNotFoundError("read/00000.parquet")
+
+    with pytest.raises(FileNotFoundError):
+        list(jobs._call(lost, work, "sift", 0, Path.cwd()))
+    work.path("sift", 0, ".json").parent.mkdir()
+    work.path("sift", 0, ".json").write_text("{}")
+    assert len(list(jobs._call(lost, work, "sift", 0, Path.cwd()))) == 1
 
 
 def test_processes_are_here_or_there() -> None:

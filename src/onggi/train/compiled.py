@@ -6,6 +6,7 @@ measurement: a few passes as they are, a few compiled.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 from collections.abc import Callable
@@ -30,11 +31,13 @@ def layers(model: Any) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in kinds]
 
 
-def compile(model: Any) -> None:
-    """Have the layers of `model` compiled when they are first called; in place, names and weights stay."""
+def compile(model: Any, backend: str = "inductor") -> None:
+    """Have the layers of `model` compiled when they are first called; in place, names and weights stay. backend: of
+    `torch.compile`.
+    """
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     for layer in layers(model):
-        layer.compile()
+        layer.compile(backend=backend)
 
 
 def undo(model: Any) -> None:
@@ -69,6 +72,8 @@ def worthwhile(model: Any, step: Callable[[], Tensor], passes: float, arithmetic
     return True
 
 
-def as_written() -> Any:
-    """In this context nothing is compiled: for passes of many shapes, which would each be compiled anew."""
+def as_written(model: Any) -> Any:
+    """In this context nothing of `model` is compiled: for passes of many shapes, which would each be compiled anew."""
+    if not any(layer._compiled_call_impl for layer in layers(model)):
+        return contextlib.nullcontext()  # spares the import of the compiler
     return torch.compiler.set_stance("force_eager")

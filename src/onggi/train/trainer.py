@@ -256,7 +256,7 @@ class Trainer(transformers.Trainer):
 
     def measured(self) -> dict[str, float]:
         """The validation of the model as it stands; every process must ask."""
-        with torch.no_grad(), compiled.as_written():
+        with torch.no_grad(), compiled.as_written(self.model.model):
             found = dict(self.model(None, self.validate))
         sharding.apart(self.model)
         return found

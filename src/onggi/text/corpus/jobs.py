@@ -182,7 +182,7 @@ def _each(
     with progress(label, count) as bar:
         bar.skip(count - len(todo))
         if pool is None:
-            calls = [functools.partial(_call, job, work, number, Path.cwd()) for number in todo]
+            calls = [functools.partial(_call, job, work, phase, number, Path.cwd()) for number in todo]
             done: Iterator[Any] = fanout.each(calls, on, _MEMORY)
         else:
             done = _pooled(pool, job, work, todo)
@@ -192,7 +192,9 @@ def _each(
     return [ledger.read_json(work.path(phase, number, ".json")) for number in range(count)]
 
 
-def _call(job: Callable[[Work, int], None], work: Work, number: int, here: Path) -> Iterator[None]:
+def _call(
+    job: Callable[[Work, int], None], work: Work, phase: str, number: int, here: Path
+) -> Iterator[None]:
     """A job as `fanout` has them, which yield what they find; a job leaves it in the folder. here: what relative
     paths are relative to, on whatever machine. Raises OnggiError where that machine does not see the folder.
     """
@@ -201,8 +203,13 @@ def _call(job: Callable[[Work, int], None], work: Work, number: int, here: Path)
             f"{here / work.folder}: is not on {platform.node()}, a machine of the cluster; name an --out that all of "
             "them share, and sources too."
         )
-    with contextlib.chdir(here):
-        job(work, number)
+    try:
+        with contextlib.chdir(here):
+            job(work, number)
+    except (OnggiError, OSError):
+        # A call of a run that was stopped may have gone on over there, and have done the piece in the meantime.
+        if not (here / work.path(phase, number, ".json")).is_file():
+            raise
     yield
 
 
