@@ -62,6 +62,12 @@ def test_draws_are_from_the_others_by_their_chances() -> None:
     assert ids.shape == (1, 20_003)
 
 
+def test_a_teacher_with_nothing_left_to_draw() -> None:
+    sure = Dense(torch.tensor([[900.0]]), Head(torch.tensor([[1.0], [0.0], [-1.0], [-2.0]])))
+    found = entries(sure, 1, 5, generator=torch.Generator().manual_seed(0))
+    assert found.ids[0, 0] == 0 and float(found.log_tail.exp()) < 1e-30
+
+
 def test_what_bytes_hold() -> None:
     assert store.entries_in(300, 262_144) == 59 and store.entries_in(300, 49_152) == 74
     assert store.entries_in(3, 49_152) == 0

@@ -219,6 +219,21 @@ def test_all_entries_are_the_whole_distribution() -> None:
         )
 
 
+def test_a_stored_teacher_has_its_temperature() -> None:
+    """Stored with flattened logits, it is compared with the student's flattened alike."""
+    hidden, weight, teacher, targets, weights = made()
+    whole = (logits_of(teacher.hidden, teacher.head) / 3).log_softmax(-1)
+    log_p, ids = whole.topk(VOCABULARY - 1)
+    signal = Sparse(ids, log_p, whole.scatter(1, ids, -torch.inf).logsumexp(-1))
+    options: dict[str, Any] = {"temperature": 3.0, "text": 0.2, "dtype": torch.float64}
+    found = divergence(hidden, Head(weight), signal, targets, weights, **options)
+    exact = divergence(hidden, Head(weight), teacher, targets, weights, **options)
+    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, hidden)[0], torch.autograd.grad(exact, hidden)[0], rtol=1e-6, atol=1e-10
+    )
+
+
 def test_draws_of_the_tail_are_right_on_average() -> None:
     hidden, weight, teacher, targets, weights = made()
     signal, log_p = top(teacher, 8)
@@ -333,7 +348,6 @@ def test_what_does_not_fit_is_refused() -> None:
         "weights for": lambda: divergence(hidden, Head(weight), teacher, targets, weights[:-1]),
         "not among the 1009": lambda: divergence(hidden, Head(weight), teacher, targets + VOCABULARY),
         "beyond the student": lambda: divergence(hidden, Head(weight).part(5), signal, targets % 5),
-        "its temperature already": lambda: divergence(hidden, Head(weight), signal, targets, temperature=2.0),
         "is none of": lambda: Divergence("tv"),  # type: ignore[arg-type]
         "not between 0 and 1": lambda: Divergence("jsd", 1.0),
     }.items():

@@ -193,7 +193,7 @@ def test_a_stored_teacher_teaches_as_the_one_it_was(teacher: Path, student: Path
 
 
 def test_a_capture_that_was_killed_ends_the_same(
-    teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    teacher: Path, student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = CaptureConfig(
         str(teacher), "starter", 60, "draws", 1152, 64, SIZE["languages"], shard=20_000, precision="fp32"
@@ -214,6 +214,11 @@ def test_a_capture_that_was_killed_ends_the_same(
         capture(given, tmp_path / "killed")
     assert len(list((tmp_path / "killed" / ".partial").glob("shard-*.json"))) == 2
     again = capture(given, tmp_path / "killed")
+    with pytest.raises(OnggiError, match="draws of the teacher's tail, which are for kl"):
+        distill(
+            config(again.path, student, text=None, languages=None, length=None, loss="jsd:0.5"),
+            tmp_path / "x",
+        )
     assert len(calls) == 5  # two of four shards were there
     assert again.record["outputs"] == whole.record["outputs"]
     assert len([name for name in whole.record["outputs"] if "entries" in name]) == 4

@@ -135,6 +135,7 @@ def entries(
         rest = log_p.exp().scatter_(1, ids, 0.0)
         tail = rest.sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
         if draws:
+            rest[rest.sum(-1) == 0] = 1.0  # nothing is left to draw from: whatever it is, its mass is none
             more = torch.multinomial(rest.cpu(), draws, replacement=True, generator=generator).to(ids.device)
             own, ids = torch.cat([own, log_p.gather(1, more)], 1), torch.cat([ids, more], 1)
         found.append((ids, own, tail.log()))
@@ -160,12 +161,13 @@ def divergence(
 
     hidden: (positions, hidden size), the states that predict `targets` (positions,), token ids. weights: (positions,),
     by default 1 / positions each. text: the share of the cross-entropy. temperature: T, which both models' logits
-    are divided by in D; T² keeps the gradients' size (Hinton et al., arXiv 1503.02531, section 2). positions: of a
+    are divided by in D, as a stored teacher's were when it was stored; T² keeps the gradients' size (Hinton et al., arXiv
+    1503.02531, section 2). positions: of a
     chunk, by default as many as keep the logits of each model within 128 MB. dtype: of the products; all between
     them is fp32, or wider where `dtype` is. Where one vocabulary is longer (padding of a family's models),
     both distributions are those over the tokens that they share.
-    Raises `ValueError` where shapes differ, a target is not in both vocabularies, a temperature is asked for of a
-    stored teacher, whose log-probabilities have one already, or a divergence other than kl of draws.
+    Raises `ValueError` where shapes differ, a target is not in both vocabularies, or a divergence other than kl is
+    asked for of draws.
     """
     count = len(targets)
     if hidden.shape != (count, head.weight.shape[1]):
@@ -173,8 +175,6 @@ def divergence(
     given = len(teacher.hidden if isinstance(teacher, Dense) else teacher.ids)
     if given != count:
         raise ValueError(f"the teacher has {given} positions, the student {count}.")
-    if isinstance(teacher, Sparse) and temperature != 1.0:
-        raise ValueError("a stored teacher has its temperature already.")
     if isinstance(teacher, Sparse) and teacher.draws and kind.kind != "kl":
         raise ValueError(f"draws of a tail are for kl; {kind.kind} of them would be wrong on average.")
     if weights is None:

@@ -144,7 +144,8 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
     dtype = precision(job, config.precision, engine.device)
     material = material_of(config.training, engine, folder)
     held_out = _measured(config, job, engine, material)
-    vocabulary = engine.head.vocabulary
+    # Without padding that no token has: a student of the family may have less of it.
+    vocabulary = min(engine.head.vocabulary, max(engine.tokens.tokenizer.get_vocab().values()) + 1)
     kept = min(store.entries_in(config.bytes, vocabulary), vocabulary - 1)
     draws = kept // 2 if config.tail == "draws" else 0
     packed = getattr(material.source, "packed", None)
@@ -163,7 +164,7 @@ def _capture(config: CaptureConfig, job: ledger.Job) -> Artifact:
             else:
                 text = _text(material, start, stop, token_type)
                 octets, chances, missed = _teacher(
-                    config, engine, material, text, start, kept - draws, draws, dtype, number, bar
+                    config, engine, vocabulary, material, text, start, kept - draws, draws, dtype, number, bar
                 )
                 arrays = {"tokens": text.tokens, "parts": text.parts, "entries": octets, "chances": chances}
                 files = {f"{kind}_file": f"shard-{number:05d}.{kind}.npy" for kind in arrays}
@@ -294,6 +295,7 @@ def _text(material: Material, start: int, stop: int, dtype: Any) -> Any:
 def _teacher(
     config: CaptureConfig,
     engine: Any,
+    vocabulary: int,
     material: Material,
     text: Any,
     start: int,
@@ -311,11 +313,11 @@ def _teacher(
 
     from ..distill import store
     from ..distill.signals import Resident
-    from ..head import entries
+    from ..head import Dense, entries
 
     source, length = material.source, material.length
     resident = Resident(engine, dtype)
-    wide = store.width(engine.head.vocabulary)
+    wide, head = store.width(vocabulary), engine.head.part(vocabulary)
     room = AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU
     few = max(room // length, 1)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
@@ -341,7 +343,7 @@ def _teacher(
             for name, array in batch.items()
         }
         signal = entries(
-            resident.of(widened),
+            Dense(resident.of(widened).hidden, head),
             top,
             draws,
             temperature=config.temperature,

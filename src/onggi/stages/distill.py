@@ -255,10 +255,16 @@ class _Distilling:
                 "fairness: minimax follows what is measured on text held out; name it with --validation."
             )
         self._languages = list(material.source.languages)
-        source = material.source
+        source, temperature = material.source, config.temperature
         signal: signals.Signal
         if config.stored:
             captured = store.Captured(Path(config.teacher))
+            temperature = captured.index["temperature"]
+            if captured.draws and config.loss != "kl":
+                raise OnggiError(
+                    f"loss: {config.teacher} stores draws of the teacher's tail, which are for kl; capture it with "
+                    "--tail bucket for another."
+                )
             signal = signals.Stored(captured.draws)
             source = store.StoredBatches(material.source, captured)
             self._teacher_bits = captured.bits_of(validation)
@@ -283,7 +289,7 @@ class _Distilling:
             self._languages,
             self._weigh,
             text=config.cross_entropy,
-            temperature=config.temperature,
+            temperature=temperature,
             dtype=dtype,
             writing=self._writing,
         )
