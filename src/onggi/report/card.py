@@ -54,7 +54,7 @@ def quantized(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-_NOT_SERVED = "It loads in transformers; vLLM has no kernels for this scheme."
+_NOT_SERVED = "It loads in transformers; it is not made for vLLM."
 
 
 def _library(about: Mapping[str, Any]) -> str:
