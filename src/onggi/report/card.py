@@ -83,7 +83,7 @@ _DAMAGE = {
     "kl_per_passage": "KL, nats for the same text",
     "relative": "KL, nats for each nat of the text",
 }
-_NOT_SERVED = "It loads in transformers; vLLM has no kernels for this scheme."
+_NOT_SERVED = "It loads in transformers; it is not made for vLLM."
 
 
 def _library(about: Mapping[str, Any]) -> str:
