@@ -229,8 +229,8 @@ def _processes() -> Any:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out of a training. start: the folder that it began with, source its checkpoint. validation,
-    bits: what measured, and bits per byte `before` and `after` by language, empty where nothing was measured.
+    """What came out of a training. start: the folder that it began with, source its checkpoint. validation: what
+    measured, None where nothing was. after: bits per byte by language, of the weights as they were written.
     """
 
     start: Path
@@ -238,9 +238,14 @@ class Trained:
     facts: dict[str, Any]
     lines: Sequence[Mapping[str, Any]]
     validation: Any
-    bits: Mapping[str, Mapping[str, float]]
+    after: Mapping[str, float]
     moved: Mapping[str, Any]
     speed: Mapping[str, Any]
+
+    @property
+    def before(self) -> dict[str, float]:
+        """Bits per byte by language, of the model that it began with."""
+        return next((dict(line["bits_per_byte"]) for line in self.lines if "bits_per_byte" in line), {})
 
 
 class Course(Protocol):
@@ -364,17 +369,10 @@ def _pretrain(
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
         moved = _write(source, weights, table_names, job.work, start)
-        first: dict[str, float] = next(
-            (line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {}
-        )
-        bits = {"before": first, "after": after} if after else {}
-        if bits:
-            say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
-        trained = Trained(start, source, facts, lines, validation, bits, moved, speed)
         if course:
-            course.finish(job, trained)
+            course.finish(job, Trained(start, source, facts, lines, validation, after, moved, speed))
         else:
-            _finish(config, job, trained)
+            _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
     processes.wait()
 
 
@@ -512,14 +510,31 @@ def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
     return each * source.size / count
 
 
-def _finish(config: PretrainConfig, job: ledger.Job, trained: Trained) -> None:
+def _finish(
+    config: PretrainConfig,
+    job: ledger.Job,
+    start: Path,
+    source: Any,
+    facts: dict[str, Any],
+    lines: Sequence[Mapping[str, Any]],
+    measured: tuple[Any, Mapping[str, float]],
+    moved: Mapping[str, Any],
+    speed: Mapping[str, Any],
+) -> None:
     """Write what is said of the checkpoint, and end the job."""
+    from ..models import checkpoint as checkpoints
     from ..models import references
-    from ..report import card
+    from ..report import card, curves
+    from ..train import trainer
 
-    base = {} if config.is_new else references.about(trained.start)
-    facts, bits = trained.facts, trained.bits
+    base = {} if config.is_new else references.about(start)
+    validation, after = measured
     about: dict[str, Any]
+    bits: dict[str, Mapping[str, float]] = {}
+    if after:
+        first = next(line["bits_per_byte"] for line in lines if "bits_per_byte" in line)
+        bits = {"before": first, "after": after}
+        say(f"Bits per byte, mean of the languages: {_mean(first):.3f} → {_mean(after):.3f}.")
     if config.is_new:
         about = {
             "name": job.out.name,
@@ -534,7 +549,7 @@ def _finish(config: PretrainConfig, job: ledger.Job, trained: Trained) -> None:
         if facts["licence"]:
             about["licence"] = facts["licence"]
     else:
-        held_out = {when: trained.validation.nats(side) for when, side in bits.items()}
+        held_out = {when: validation.nats(side) for when, side in bits.items()}
         about = {
             **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
             "base": {
@@ -544,42 +559,27 @@ def _finish(config: PretrainConfig, job: ledger.Job, trained: Trained) -> None:
             },
             "made_by": "onggi pretrain",
             "grid": None,  # left behind; `moved` says how far
-            "continued": {
-                **facts,
-                "held_out": held_out,
-                "bits_per_byte": bits,
-                "moved": trained.moved,
-            },
+            "continued": {**facts, "held_out": held_out, "bits_per_byte": bits, "moved": moved},
         }
+    ledger.write_json(job.work / references.ABOUT, about)
+    config_json = {key: value for key, value in source.config.items() if key != "torch_dtype"}
+    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
+    (job.work / CURVES).write_text(curves.curves(lines), encoding="utf-8")
+    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
+    for file in checkpoints.companions(start):
+        shutil.copyfile(file, job.work / file.name)
+        names.append(file.name)
     words = card.pretrained(about) if config.is_new else card.continued(about)
+    (job.work / "README.md").write_text(words, encoding="utf-8")
     job.finish(
-        released(job, trained, about, words),
+        [*names, "README.md"],
         command=command(STAGE, config, job.out),
         parameters=facts["parameters"],
         tokens=facts["tokens"],
         bits_per_byte=bits,
-        **({} if config.is_new else {"moved": trained.moved}),
-        **trained.speed,
+        **({} if config.is_new else {"moved": moved}),
+        **speed,
     )
-
-
-def released(job: ledger.Job, trained: Trained, about: Mapping[str, Any], words: str) -> list[str]:
-    """Write all that stands beside the weights, `words` as its card; returns the names of the outputs."""
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import curves
-    from ..train import trainer
-
-    ledger.write_json(job.work / references.ABOUT, about)
-    config_json = {key: value for key, value in trained.source.config.items() if key != "torch_dtype"}
-    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    (job.work / CURVES).write_text(curves.curves(trained.lines), encoding="utf-8")
-    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
-    for file in checkpoints.companions(trained.start):
-        shutil.copyfile(file, job.work / file.name)
-        names.append(file.name)
-    (job.work / "README.md").write_text(words, encoding="utf-8")
-    return [*names, "README.md"]
 
 
 def _mean(values: Mapping[str, float]) -> float:
