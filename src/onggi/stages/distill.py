@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from ..progress import say
 from . import pretrain_plan
 from .base import Names, Plan, Stage, command, options
 from .pretrain import PretrainConfig, processes, train
-from .pretrain_result import CURVES, Trained, released
+from .pretrain_result import CURVES, Trained
 from .pretrain_text import NO_PROBE, Material, packed_folder
 
 _REVISION = 1
@@ -380,7 +381,8 @@ class _Distilling:
         from ..models import references
         from ..report import card
 
-        config, facts, bits = self._config, trained.facts, trained.bits
+        config, facts = self._config, trained.facts
+        bits = {"before": trained.before, "after": trained.after} if trained.after else {}
         if self._writing and self._writing.written:
             words = ", ".join(
                 f"{tags.name(tag)} {self._writing.strayed[tag]} of {count}"
@@ -424,7 +426,7 @@ class _Distilling:
             },
         }
         job.finish(
-            released(job, trained, about, card.distilled(about)),
+            _write(job, trained, about, card.distilled(about)),
             command=command(STAGE, config, job.out),
             parameters=facts["parameters"],
             tokens=facts["tokens"],
@@ -449,6 +451,25 @@ class _Distilling:
             else references.about(references.resolve(config.teacher))
         )
         return {f"teacher_{key}": about[key] for key in ("licence", "terms") if about.get(key)}
+
+
+def _write(job: ledger.Job, trained: Trained, about: Mapping[str, Any], words: str) -> list[str]:
+    """Write what stands beside the weights, `words` as the card; returns the names of all outputs."""
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..report import curves
+    from ..train import trainer
+
+    ledger.write_json(job.work / references.ABOUT, about)
+    config_json = {key: value for key, value in trained.source.config.items() if key != "torch_dtype"}
+    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
+    (job.work / CURVES).write_text(curves.curves(trained.lines), encoding="utf-8")
+    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
+    for file in checkpoints.companions(trained.start):
+        shutil.copyfile(file, job.work / file.name)
+        names.append(file.name)
+    (job.work / "README.md").write_text(words, encoding="utf-8")
+    return [*names, "README.md"]
 
 
 def show(artifact: Artifact) -> None:

@@ -356,11 +356,7 @@ def train(
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
         moved = result.write(source, weights, table_names, job.work, start)
-        first: dict[str, float] = next(
-            (line["bits_per_byte"] for line in lines if "bits_per_byte" in line), {}
-        )
-        bits = {"before": first, "after": after} if after else {}
-        trained = result.Trained(start, source, facts, lines, validation, bits, moved, speed)
+        trained = result.Trained(start, source, facts, lines, validation, after, moved, speed)
         if course:
             course.finish(job, trained)
         else:

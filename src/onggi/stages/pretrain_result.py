@@ -43,9 +43,9 @@ def write(
 
 @dataclass(frozen=True)
 class Trained:
-    """What came out of a training. start: the folder that it began with, source its checkpoint. validation,
-    bits: what measured, and bits per byte `before` and `after` by language, empty where nothing was measured.
-    moved: how far the weights did. speed: of the training, for the record.
+    """What came out of a training. start: the folder that it began with, source its checkpoint. validation: what
+    measured, None where nothing was. after: bits per byte by language, of the weights as they were written. moved:
+    how far the weights did. speed: of the training, for the record.
     """
 
     start: Path
@@ -53,9 +53,19 @@ class Trained:
     facts: dict[str, Any]
     lines: Sequence[Mapping[str, Any]]
     validation: Any
-    bits: Mapping[str, Mapping[str, float]]
+    after: Mapping[str, float]
     moved: Mapping[str, Any]
     speed: Mapping[str, Any]
+
+    @property
+    def before(self) -> dict[str, float]:
+        """Bits per byte by language, of the model that it began with."""
+        return next((dict(line["bits_per_byte"]) for line in self.lines if "bits_per_byte" in line), {})
+
+    @property
+    def bits(self) -> dict[str, Mapping[str, float]]:
+        """Both; empty where nothing was measured."""
+        return {"before": self.before, "after": self.after} if self.after else {}
 
 
 def finish(config: PretrainConfig, job: ledger.Job, trained: Trained, line: str) -> None:
