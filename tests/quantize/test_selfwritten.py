@@ -138,11 +138,11 @@ def test_of_its_own_text_some_is_held_out(
     drawn: list[balance.Calibration] = []
     plain = balance.draw
     monkeypatch.setattr(balance, "draw", lambda *a, **k: drawn.append(plain(*a, **k)) or drawn[-1])
-    options = {"text": "self", "languages": Languages("ko,km,th,ar"), "tokens": 400}
+    options = {"text": "self", "languages": Languages("ko,th,ar"), "tokens": 300}
     quantize(QuantizeConfig(str(tiny), fairness="minimax", **options), tmp_path / "w4")
     held, rest = drawn
-    assert set(held.counts) == set(rest.counts) == {"ko", "km", "ar"}
-    assert not rest.short and all(count > 80 for count in held.counts.values())
+    assert set(held.counts) == set(rest.counts) == {"ko", "ar"}
+    assert all(count > 80 for one in drawn for count in one.counts.values())
 
 
 def test_a_language_that_the_model_does_not_write_in_keeps_its_share() -> None:
