@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from onggi.engines.protocol import Answer, Prompt, Sampling
 from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.quantize import balance, selfwritten
-from onggi.stages import QuantizeConfig, quantize
+from onggi.stages import QuantizeConfig, quantize, quantize_text
 
 SAID = {
     "ko": " 마을 사람들은 해마다 가을이 되면 모여서 함께 김치를 담그고 이웃과 나누어 먹습니다.",
@@ -113,6 +114,35 @@ def test_written_text_goes_beside_the_rest(
     assert (made.path / "model-00001-of-00004.safetensors").read_bytes() != (
         alone.path / "model-00001-of-00004.safetensors"
     ).read_bytes()
+
+
+def test_its_own_text_beside_a_pot_of_all(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfwritten, "why_not", lambda *_: "")
+    options = {"text": "starter", "languages": Languages("en,ko,km"), "tokens": 600}
+    made = quantize(QuantizeConfig(str(tiny), self_share=0.5, fairness="none", **options), tmp_path / "pot")
+    counts = ledger.read_json(made.path / "onggi.json")["calibration"]["tokens"]
+    assert set(counts) == {"en", "ko", "km"} and sum(counts.values()) == pytest.approx(600, abs=30)
+
+
+def test_of_its_own_text_some_is_held_out(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_text, "WATCHED", 100)
+    # Of Thai one piece only: none is left when it is held out.
+    monkeypatch.setattr(
+        selfwritten, "why_not", lambda _, tag, __: "odd" if tag == "th" and next(seen) else ""
+    )
+    seen = itertools.count()
+    drawn: list[balance.Calibration] = []
+    plain = balance.draw
+    monkeypatch.setattr(balance, "draw", lambda *a, **k: drawn.append(plain(*a, **k)) or drawn[-1])
+    options = {"text": "self", "languages": Languages("ko,th,ar"), "tokens": 300}
+    quantize(QuantizeConfig(str(tiny), fairness="minimax", **options), tmp_path / "w4")
+    held, rest = drawn
+    assert set(held.counts) == set(rest.counts) == {"ko", "ar"}
+    assert all(count > 80 for one in drawn for count in one.counts.values())
 
 
 def test_a_language_that_the_model_does_not_write_in_keeps_its_share() -> None:

@@ -20,6 +20,8 @@ from .chunks import Head
 
 # Numbers of one chunk: logits when drawing, rows of the head when comparing.
 _ROOM = 48 << 20
+# Entries of the vocabulary whose rows of the head are in fp32 at a time.
+_TILE = 8192
 
 
 def drawn(hidden: Tensor, head: Head, count: int, seed: int) -> Tensor:
@@ -28,10 +30,14 @@ def drawn(hidden: Tensor, head: Head, count: int, seed: int) -> Tensor:
     """
     generator = torch.Generator(hidden.device).manual_seed(seed)
     step = max(1, _ROOM // head.vocabulary)
-    found = [
-        torch.multinomial(part_logits.softmax(-1), count, replacement=True, generator=generator)
-        for part_logits in (head.logits(part) for part in hidden.split(step))
-    ]
+    found = []
+    for part in hidden.split(step):
+        logits = torch.empty(len(part), head.vocabulary, device=hidden.device)
+        # A tile at a time: all of a head at once would be in fp32 beside what it is stored in.
+        for start in range(0, head.vocabulary, _TILE):
+            stop = min(start + _TILE, head.vocabulary)
+            logits[:, start:stop] = head.logits(part, start, stop)
+        found.append(torch.multinomial(logits.softmax(-1), count, replacement=True, generator=generator))
     return torch.cat(found) if found else torch.zeros(0, count, dtype=torch.int64)
 
 

@@ -83,6 +83,8 @@ def allocate(
     damage = np.array(
         [[unit.damage[c][n] * (scales or {}).get(n, 1.0) for unit in units for c in choices] for n in names]
     )
+    # The solver's tolerances are absolute; divergences may be as small.
+    damage /= damage.max() or 1.0
     bits = np.array([unit.bits[c] for unit in units for c in choices])
     one = np.kron(np.eye(count), np.ones((1, width)))
     t = np.zeros((1, 1))

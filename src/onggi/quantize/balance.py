@@ -94,7 +94,7 @@ def draw(
     for source, names, part in sources:
         texts = {name: source[name] for name in passages if name in names}
         room = round(tokens * part * len(texts) / len(passages))
-        if room:
+        if texts and part:  # and where that is no token, the draw says so
             parts.append(
                 drawing.draw(
                     texts, encode, prefix, room, balanced=balanced, share=share, seed=seed, length=length
@@ -124,9 +124,12 @@ def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawi
         return parts[0]
 
     def added(counts: Sequence[Mapping[str, int]]) -> dict[str, int]:
-        return {name: total for name in order if (total := sum(one.get(name, 0) for one in counts))}
+        return {name: total for name in names if (total := sum(one.get(name, 0) for one in counts))}
 
-    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in order}
+    # What is not of a language is `pooled`.
+    names = [*order, *dict.fromkeys(name for part in parts for name in part.runs if name not in order)]
+    own = [name for name in names if any(name in part.runs for part in parts)]
+    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in own}
     return drawing.Sequences(
         runs, added([part.counts for part in parts]), added([part.short for part in parts])
     )

@@ -55,15 +55,16 @@ class Round:
         return max(self.damage, key=self.damage.__getitem__)
 
 
-def head(source: Checkpoint, decoder: Decoder) -> Head:
-    """The output head on the weights of the checkpoint, in the dtype they have there."""
+def head(source: Checkpoint, decoder: Decoder, device: torch.device) -> Head:
+    """The output head on the weights of the checkpoint, in the dtype they have there, on `device`."""
     names = Names(decoder.model, source.entries)
     module: Any = decoder.model.get_output_embeddings()  # type: ignore[operator]
     own = decoder.name_of(module)
     if f"{own}.weight" not in names.one:  # tied
         own = decoder.name_of(decoder.embedding)
-    weight = names.tensor(source, f"{own}.weight")
-    bias = names.tensor(source, f"{own}.bias") if getattr(module, "bias", None) is not None else None
+    weight = names.tensor(source, f"{own}.weight").to(device)
+    biased = getattr(module, "bias", None) is not None
+    bias = names.tensor(source, f"{own}.bias").to(device) if biased else None
     return replace(head_of(decoder.model), weight=weight, bias=bias)
 
 
@@ -72,8 +73,8 @@ def nats(states: Tensor, output: Head, held_out: Calibration) -> dict[str, float
     found = {}
     for number, name in enumerate(held_out.names):
         there, targets = _predicted(held_out, number)
-        own = states[held_out.owner == number][:, : there.shape[1]][there].float()
-        found[name] = float(score(own, output, targets).nll.double().mean())
+        own = states[held_out.owner == number][:, : there.shape[1]][there].to(output.weight.device).float()
+        found[name] = float(score(own, output, targets.to(own.device)).nll.double().mean())
     return found
 
 
@@ -98,9 +99,10 @@ def damage(
     for number, name in enumerate(held_out.names):
         there, targets = _predicted(held_out, number)
         states = [
-            side[held_out.owner == number][:, : there.shape[1]][there].float() for side in (before, after)
+            side[held_out.owner == number][:, : there.shape[1]][there].to(output.weight.device).float()
+            for side in (before, after)
         ]
-        first, second = compare(states, [output, output], targets)
+        first, second = compare(states, [output, output], targets.to(output.weight.device))
         assert second.kl is not None
         total = float(second.kl.double().sum())
         size = {"kl": len(targets), "kl_per_passage": 1, "relative": float(first.nll.double().sum())}[by]
@@ -110,7 +112,7 @@ def damage(
 
 def moved(shares: Mapping[str, float], damage: Mapping[str, float], power: float) -> dict[str, float]:
     """`shares` after one step: each times (its damage / the mean)^power, within bounds, mean 1."""
-    mean = sum(damage.values()) / len(damage)
+    mean = sum(damage.values()) / len(damage) or 1.0
     found = {name: share * (damage[name] / mean) ** power for name, share in shares.items()}
     for _ in range(8):  # bounds and mean pull at each other; a few turns settle it
         middle = sum(found.values()) / len(found)
@@ -180,12 +182,13 @@ def minimax(
     """
     together = calibration.watching(held_out)
     made: dict[int, list[Layer]] = {}
+    found: dict[int, dict[str, float]] = {}
 
     def states(place: Path) -> Path:
         return place / "watched.safetensors"
 
-    def write(file: Path, found: Tensor) -> None:
-        checkpoints.write_shard(file, {"states": checkpoints.pending(found)})
+    def write(file: Path, reached: Tensor) -> None:
+        checkpoints.write_shard(file, {"states": checkpoints.pending(reached)})
 
     def attempt(number: int, shares: Mapping[str, float]) -> dict[str, float]:
         place = folder / f"round-{number}"
@@ -195,7 +198,13 @@ def minimax(
         if not record.is_file():
             after = load_file(states(place))["states"]
             ledger.write_json(record, damage(before, after, output, held_out, by))
-        return dict(ledger.read_json(record))
+        found[number] = dict(ledger.read_json(record))
+        # Of the shards only the best so far are needed; a run that goes on knows the others by their records.
+        best = min(found, key=lambda n: max(found[n].values()))
+        for other in found.keys() - {best}:
+            for shard in (folder / f"round-{other}").glob("model-*.safetensors"):
+                shard.unlink()
+        return found[number]
 
     folder.mkdir(exist_ok=True)
     if not states(folder).is_file():

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import ledger
 from ..engines.protocol import Generates, Sampling
 from ..text import confusion
 from ..text.identify import alike, identify
@@ -42,7 +43,8 @@ def write(
     write it again. step: is told of the tokens that were kept.
     """
     rows = _read(file)
-    file.write_text("".join(map(_line, rows.values())), encoding="utf-8")
+    with ledger.writing(file) as aside:
+        aside.write_text("".join(map(_line, rows.values())), encoding="utf-8")
     found: dict[str, dict[str, str]] = {language: {} for language in starts}
     for language, own in starts.items():
         have, turn = 0, 0

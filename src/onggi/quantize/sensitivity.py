@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ledger
 from ..errors import OnggiError
 from ..head import Head, drawn, drawn_kl
 from ..models.checkpoint import Checkpoint
@@ -70,8 +71,8 @@ def measure(
     trials = _Trials(
         source, decoder, calibration.watching(held_out), output, held_out, folder, device, method
     )
-    with file.open("w", encoding="utf-8") as out:
-        out.writelines(_line(unit) for unit in done)
+    with ledger.writing(file) as aside:
+        aside.write_text("".join(map(_line, done)), encoding="utf-8")
     for index in range(len(decoder.layers)):
         known = [unit for unit in done if unit.layer == index]
         units = trials.layer(index, choices, known)
@@ -133,13 +134,16 @@ class _Trials:
             for choice in choices:
                 own = choice.for_columns(stacked.shape[1])
                 assert own.grid
-                found = solver.solve(
-                    stacked,
-                    moments[names[0]],
-                    own.grid,
-                    damping=self.method.damping,
-                    feedback=self.method.name == "gptq",
-                )
+                try:
+                    found = solver.solve(
+                        stacked,
+                        moments[names[0]],
+                        own.grid,
+                        damping=self.method.damping,
+                        feedback=self.method.name == "gptq",
+                    )
+                except OnggiError as error:
+                    raise OnggiError(f"{place}{names[0]}: {error}.") from error
                 rows = own.grid.decode(found.codes, found.steps).split([len(one) for one in originals])
                 for linear, value in zip(linears, rows, strict=True):
                     linear.weight.data.copy_(value)

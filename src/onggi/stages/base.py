@@ -89,7 +89,7 @@ def command(stage: Stage, config: Any, out: Path) -> str:
             words += value if isinstance(value, list) else [str(value)]
         elif value is True:
             flags.append(f"--{name}")
-        elif value != defaults[name] and value is not None:
+        elif value is not None and getattr(config, name) != defaults[name]:
             flags += [f"--{flag(name)}", ",".join(value) if isinstance(value, list) else str(value)]
     return shlex.join([*words, *flags, "--out", str(out)])
 

@@ -155,6 +155,8 @@ class QuantizeConfig:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
         if self.budget:
             quantize_bits.check(self)
+        elif (self.choices, self.objective) != (_CHOICES, "worst"):
+            raise OnggiError("choices: these and --objective are for --budget; give one, as --budget 4.25.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
         if self.embedding and (self.scheme, self.format) != (EMBEDDING[self.embedding], "compressed-tensors"):
@@ -247,7 +249,6 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     _check_shapes(config.model, source, decoder)
     if config.format == "gptq":
         scheme = scheme.stored_in(torch.float16)
-    wanted = scheme.group
     if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
         scheme = stream.uniform(scheme, decoder)
     store = gptq.store if config.format == "gptq" else compressed_tensors.store
@@ -286,7 +287,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         found = fairness.minimax(
             solve,
             lambda place: fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device),
-            fairness.head(source, decoder),
+            fairness.head(source, decoder, device),
             calibration,
             held_out,
             config.damage,
@@ -301,7 +302,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             "best": found.best,
         }
     embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
-    _say_what_is_odd(wanted, layers, decoder, source)
+    _say_what_is_odd(layers, decoder, source)
 
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
@@ -373,14 +374,19 @@ def _check_shapes(model: str, source: Any, decoder: Any) -> None:
             )
 
 
-def _say_what_is_odd(wanted: int | None, layers: list[Any], decoder: Any, source: Any) -> None:
+def _say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
     """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
     from ..models.names import Names
     from ..quantize import records
+    from ..quantize.schemes import SCHEMES
 
-    smaller = sorted({layer.group or 0 for layer in layers if layer.group not in (wanted, None)})
-    if smaller:
-        say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {smaller}.")
+    smaller: dict[int, set[int]] = {}
+    for layer in layers:
+        wanted = SCHEMES[layer.scheme].group
+        if wanted and layer.group and layer.group != wanted:
+            smaller.setdefault(wanted, set()).add(layer.group)
+    for wanted, groups in smaller.items():
+        say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {sorted(groups)}.")
     left: dict[tuple[str, str], int] = {}
     fused = Names(decoder.model, source.entries).fused
     for index in range(len(decoder.layers)):
@@ -427,8 +433,15 @@ def plan(config: QuantizeConfig) -> Plan:
     batch = min(tokens, _BATCH // size.widest)
     working = 3 * size.layer_bytes + 12 * size.widest**2 + batch * 4 * 2 * (4 * size.widest + 3 * size.hidden)
     held = min(2 * tokens * 4 * size.hidden, _HELD)
-    saved = 1 - _bits(config.scheme) / 16  # of a model in 16 bits
-    disk = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
+    budget = quantize_bits.parse(config.budget) if config.budget else None
+    bits = budget.bits if budget and budget.bits else _bits(config.scheme)
+    saved = 1 - bits / 16  # of a model in 16 bits
+    made = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
+    made = budget.bytes if budget and budget.bytes else made
+    if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
+        held += 2 * size.vocabulary * size.hidden
+    # The best round of minimax is kept while another is made.
+    disk = made * (2 if config.fairness == "minimax" else 1)
     return Plan(tokens, 450_000_000 + working + held, disk + 2 * tokens * 2 * size.hidden)
 
 

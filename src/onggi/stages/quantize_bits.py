@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import languages as tags
 from .. import ledger
@@ -23,6 +24,7 @@ MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", re.IGNORECASE)
 _REVISION = 1
+_OBJECTIVES: tuple[Literal["worst", "mean"], ...] = ("worst", "mean")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,10 @@ def check(config: QuantizeConfig) -> None:
 
     assert config.budget
     parse(config.budget)
+    if config.scheme != "w4a16-g128":
+        raise OnggiError(
+            f"budget: bits are picked among --choices and not by --scheme {config.scheme}; leave --scheme out."
+        )
     if config.method != "gptq":
         raise OnggiError(f"budget: bits are given by what they cost on text; {config.method} does not serve.")
     if config.format != "compressed-tensors" or config.embedding:
@@ -90,7 +96,7 @@ def allocate(
 
     schemes = [SCHEMES[name] for name in config.choices]
     decoder = skeleton(folder, dtype)
-    output = fairness.head(source, decoder)
+    output = fairness.head(source, decoder, device)
     units, nats = _measured(
         config, job, source, folder, dtype, device, calibration, held_out, output, schemes
     )
@@ -100,6 +106,12 @@ def allocate(
     elif config.damage == "kl_per_passage":
         counts = [int((held_out.weights[held_out.owner == n][:, 1:] > 0).sum()) for n in range(len(nats))]
         scales = dict(zip(held_out.names, map(float, counts), strict=True))
+    matrix = {
+        "units": [vars(unit) for unit in units],
+        "nats": nats,
+        "chosen": [config.choices[0]] * len(units),  # until it is known
+        "damage": config.damage,
+    }
     weights = sum(unit.weights for unit in units)
     budget = parse(config.budget or "")
     room = (budget.bits or 0.0) * weights
@@ -107,13 +119,23 @@ def allocate(
         inside = {f"{name}.weight" for unit in units for name in unit.names}
         rest = sum(entry.bytes for name, entry in source.entries.items() if name not in inside)
         others = sum(file.stat().st_size for file in checkpoints.companions(folder))
+        others += sum(file.stat().st_size for file in job.work.glob("*.jsonl"))  # what the model wrote
+        others += len(json.dumps(matrix, ensure_ascii=False, indent=2).encode())
+        others += len(heatmap(matrix).encode())
+        # Of a whole row's scale, which counts nothing in bits of a weight, and of a matrix in header and record.
+        others += sum(2 * source.entries[name].shape[0] + _EACH for name in inside)
         room = 8.0 * (budget.bytes - rest - others - _OVERHEAD)
         if room <= 0:
             raise OnggiError(
                 f"budget: {config.budget} is less than what is not quantised (embedding, norms, tokenizer: "
                 f"{(rest + others) / 1e6:.0f} MB)."
             )
-    price = {name: allocation.allocate(units, room, name, scales) for name in ("worst", "mean")}
+    # A solver that ran out of time may find another answer the next time: a run that goes on keeps to its own.
+    kept = job.partial / "allocation.json"
+    if not kept.is_file():
+        found = {name: allocation.allocate(units, room, name, scales).choices for name in _OBJECTIVES}
+        ledger.write_json(kept, found)
+    price = {name: allocation.of(units, choices, scales) for name, choices in ledger.read_json(kept).items()}
     chosen = price[config.objective]
     other = price["mean" if config.objective == "worst" else "worst"]
     worst = max(chosen.damage, key=chosen.damage.__getitem__)
@@ -122,12 +144,7 @@ def allocate(
         f"(mean {chosen.mean:.4f}); by the {'mean' if other is price['mean'] else 'worst'} "
         f"{other.worst:.4f} (mean {other.mean:.4f})."
     )
-    matrix = {
-        "units": [vars(unit) for unit in units],
-        "nats": nats,
-        "chosen": chosen.choices,
-        "damage": config.damage,
-    }
+    matrix["chosen"] = chosen.choices
     ledger.write_json(job.work / MATRIX, matrix)
     (job.work / FIGURE).write_text(heatmap(matrix), encoding="utf-8")
     note = {
@@ -146,8 +163,8 @@ def allocate(
     return by_module, note
 
 
-# Headers of the shards, config and card.
-_OVERHEAD = 200_000
+# Bytes of config, card and the other tensors' headers; of each matrix's headers, index and record.
+_OVERHEAD, _EACH = 120_000, 1200
 
 
 def _measured(
@@ -174,6 +191,7 @@ def _measured(
             "choices": list(config.choices),
             "text": [side.ids.tolist() for side in (calibration, held_out)],
             "weights": calibration.weights.tolist(),
+            "languages": [held_out.names, held_out.owner.tolist()],
             "damping": config.damping,
             "dtype": str(dtype),
         }

@@ -68,14 +68,18 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     written: Any = _written(config, folder, job, languages, tokens) if config.written else {}
     if config.text == "self":
         passages, written = written, {}
+        if minimax and len(passages) < 2:
+            raise OnggiError("fairness: minimax weighs languages against each other; the model wrote in one alone.")
     held_out = None
     if minimax or config.budget:
-        passages, apart = draw.hold_out(passages, HELD_OUT)
+        passages, apart = draw.hold_out(
+            passages, _own(config, len(languages))[1] if config.text == "self" else HELD_OUT
+        )
         held_out = balance.draw(
             apart,
             tokens.encode,
             tokens.prefix,
-            (WATCHED if minimax else PARTS_WATCHED) * len(apart),
+            _watched(config) * len(apart),
             balanced=True,
             share="content" if config.damage == "kl_per_passage" else "tokens",
             seed=config.seed,
@@ -99,6 +103,22 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else ())
 
 
+def _watched(config: QuantizeConfig) -> int:
+    """Tokens of each language that are held out."""
+    return WATCHED if config.fairness == "minimax" else PARTS_WATCHED
+
+
+def _own(config: QuantizeConfig, languages: int) -> tuple[int, int]:
+    """Tokens that the model writes in each language, and which of its passages are held out, one in so many; 0 for
+    none. It writes little, so it is a larger part of it than of a text that is there.
+    """
+    each = int(config.tokens * config.written) // languages + 1
+    if config.text != "self" or not (config.fairness == "minimax" or config.budget):
+        return each, 0
+    each += each // HELD_OUT + _watched(config)
+    return each, max(2, min(HELD_OUT, each // _watched(config)))
+
+
 def _written(
     config: QuantizeConfig, folder: Path, job: ledger.Job, languages: Languages, tokens: Any
 ) -> dict[str, dict[str, str]]:
@@ -115,9 +135,7 @@ def _written(
             f"there are in {', '.join(ships.languages)}."
         )
     starts = {language: list(ships.passages(language).values()) for language in languages}
-    each = int(config.tokens * config.written) // len(languages) + 1
-    if (config.fairness == "minimax" or config.budget) and config.text == "self":
-        each += each // HELD_OUT + WATCHED
+    each, one_in = _own(config, len(languages))
     # While it is at work in the partial folder, so that a killed run goes on; a file of the artifact at the end.
     file = job.partial / WRITTEN
     with progress(f"quantize {job.out.name}: the model writes", each * len(languages)) as bar:
@@ -132,7 +150,8 @@ def _written(
         )
     release_memory()
     shutil.copyfile(file, job.work / WRITTEN)
-    none = [language for language, own in found.items() if not own]
+    # Where some is held out there must be a rest.
+    none = [language for language, own in found.items() if len(own) < (2 if one_in else 1)]
     if none:
         names = ", ".join(map(tags.name, none))
         say(f"The model does not stay in {names} when it writes: nothing of its own to calibrate them on.")
