@@ -29,6 +29,7 @@ def cross_entropy(
     z: float = 0.0,
     positions: int | None = None,
     dtype: torch.dtype = torch.float32,
+    rows: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Σ weights · −log p(target), nats, a scalar whose backward pass reaches `hidden` and the head.
 
@@ -39,7 +40,9 @@ def cross_entropy(
     bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
     bias; they can be gone back through once, and not differentiated again. z: with it Σ weights · z ·
     (log Σ exp logits)² is added, which keeps logits from drifting away together (z-loss; PaLM,
-    arXiv 2204.02311, section 5, has 1e-4).
+    arXiv 2204.02311, section 5, has 1e-4). rows: (ids, values) of a few rows of the head's weight, which is frozen and
+    holds these values already: the gradient of the loss reaches `values` (ids, hidden size) without one for the
+    whole weight.
     Raises `ValueError` where shapes differ or a target is not in the vocabulary.
     """
     count = len(targets)
@@ -56,8 +59,20 @@ def cross_entropy(
         raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
     if positions is None:
         positions = max(min(_POSITIONS, _LOGITS // head.vocabulary), 1)
+    ids, values = rows or (None, None)
     loss: Tensor = _CrossEntropy.apply(
-        hidden, head.weight, head.bias, targets, weights, head, z, positions, dtype, torch.is_grad_enabled()
+        hidden,
+        head.weight,
+        head.bias,
+        values,
+        targets,
+        weights,
+        head,
+        z,
+        positions,
+        dtype,
+        torch.is_grad_enabled(),
+        ids,
     )
     return loss
 
@@ -71,6 +86,7 @@ class _CrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        values: Tensor | None,
         targets: Tensor,
         weights: Tensor,
         head: Head,
@@ -78,13 +94,14 @@ class _CrossEntropy(torch.autograd.Function):
         positions: int,
         dtype: torch.dtype,
         backward: bool,
+        ids: Tensor | None,
     ) -> Tensor:
         wide = torch.promote_types(dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            wanted = [backward and needed for needed in ctx.needs_input_grad[:3]]
+            wanted = [backward and needed for needed in ctx.needs_input_grad[:4]]
             kept = [
                 torch.zeros_like(tensor, dtype=wide) if need and tensor is not None else None
-                for need, tensor in zip(wanted, (hidden, weight, bias), strict=True)
+                for need, tensor in zip(wanted, (hidden, weight, bias, values), strict=True)
             ]
             states, rows = hidden.to(dtype), weight.to(dtype)
             room = _Room(min(positions, len(targets)), rows, wide)
@@ -92,7 +109,7 @@ class _CrossEntropy(torch.autograd.Function):
             for start in range(0, len(targets), positions):
                 chunk = slice(start, start + positions)
                 loss += _chunk(
-                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, z, kept, chunk, room
+                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, z, kept, chunk, room, ids
                 )
         ctx.gradients = kept
         return loss.to(wide)
@@ -104,7 +121,7 @@ class _CrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if float(scale) != 1.0:
             gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
-        return (*gradients, *[None] * 7)
+        return (*gradients, *[None] * 8)
 
 
 class _Room:
@@ -128,8 +145,9 @@ def _chunk(
     kept: list[Tensor | None],
     chunk: slice,
     room: _Room,
+    ids: Tensor | None,
 ) -> Tensor:
-    """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias)."""
+    """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias, some rows)."""
     count = len(targets)
     products, logits = room.products[:count], room.logits[:count]  # (chunk, vocab)
     torch.mm(states, rows.T, out=products)
@@ -137,7 +155,7 @@ def _chunk(
         logits.copy_(products)
     logits = head.finished(logits, slice(None))
     target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    of_hidden, of_weight, of_bias = kept
+    of_hidden, of_weight, of_bias, of_rows = kept
     training = any(grad is not None for grad in kept)
     slope = 1 - (logits / head.softcap) ** 2 if head.softcap is not None and training else None
     top = logits.amax(dim=1)
@@ -158,6 +176,8 @@ def _chunk(
         gradient *= head.scale
     if gradient.dtype != products.dtype:
         gradient = products.copy_(gradient)
+    if of_rows is not None and ids is not None:
+        of_rows.addmm_(gradient[:, ids].T.to(of_rows.dtype), states.to(of_rows.dtype))
     if of_hidden is not None:
         of_hidden[chunk] = gradient @ rows
     if of_weight is not None and room.of_weight is None:
