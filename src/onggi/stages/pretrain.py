@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,18 +19,18 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import console, progress, release_memory, say
+from ..progress import progress, release_memory, say
 from .base import Names, Stage, command, options, precision
 from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
 from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
+from .training import Processes, check_services, named_services, processes, step_seconds, write_weights
 
 _REVISION = 2
 RANDOM = "random"
 # Validation is measured so many times, but takes no more than this share of the training's time. It has no backward
 # pass: a third of the arithmetic a token.
 _VALIDATIONS, _VALIDATING = 20, 0.1
-_SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 CURVES = "curves.svg"
 
 
@@ -142,9 +142,7 @@ class PretrainConfig:
                 raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
         if self.shard and _optimizer(self) == "muon":
             raise OnggiError("shard: is for --optimizer adamw; Muon needs whole matrices.")
-        for service in self.report_to or ():
-            if service not in _SERVICES:
-                raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
+        named_services(self.report_to)
 
     @property
     def is_new(self) -> bool:
@@ -189,45 +187,14 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
-    with _processes() as processes, job if processes.first else contextlib.nullcontext():
-        _pretrain(config, job, processes)
+    with processes() as all_of_them, job if all_of_them.first else contextlib.nullcontext():
+        _pretrain(config, job, all_of_them)
     found = ledger.artifact(out)
     assert found is not None  # the first process has written it
     return found
 
 
-@dataclass(frozen=True)
-class _Processes:
-    """The processes of one training: this one's device, whether it is the first, and waiting for all."""
-
-    device: Any
-    first: bool
-    wait: Callable[[], None]
-
-
-@contextlib.contextmanager
-def _processes() -> Any:
-    """Those that torchrun started, else this one alone. All but the first keep quiet."""
-    import torch
-
-    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if count == 1:
-        yield _Processes(device, True, lambda: None)
-        return
-    if cuda:
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
-    try:
-        yield _Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
-    finally:
-        console.quiet = was
-        torch.distributed.destroy_process_group()
-
-
-def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> None:
+def _pretrain(config: PretrainConfig, job: ledger.Job, processes: Processes) -> None:
     import torch
 
     from ..engines.transformers import Engine
@@ -237,7 +204,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     from ..train.tokens import next_token
     from ..train.validation import Validation
 
-    _check_services(config)
+    check_services(config.report_to)
     start = _start(config, job, processes)
     source = checkpoints.Checkpoint(start)
     if "quantization_config" in source.config:
@@ -326,7 +293,7 @@ def _pretrain(config: PretrainConfig, job: ledger.Job, processes: _Processes) ->
     weights = made.weights()
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
-        moved = _write(source, weights, table_names, job.work, start)
+        moved = write_weights(source, weights, table_names, job.work, start)
         _finish(config, job, start, source, facts, lines, (validation, after), moved, speed)
     processes.wait()
 
@@ -341,15 +308,7 @@ def _decay(config: PretrainConfig) -> float:
     return 0.1 if config.is_new else 0.0
 
 
-def _check_services(config: PretrainConfig) -> None:
-    from transformers.integrations import get_available_reporting_integrations
-
-    for service in config.report_to or ():
-        if service not in get_available_reporting_integrations():
-            raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
-
-
-def _start(config: PretrainConfig, job: ledger.Job, processes: _Processes) -> Path:
+def _start(config: PretrainConfig, job: ledger.Job, processes: Processes) -> Path:
     """The folder of the model to begin with; a random one is made in the job's own."""
     from ..models import references
 
@@ -416,7 +375,7 @@ def _tokenizer(config: PretrainConfig, packed: Any) -> Path:
 def _steps(
     config: PretrainConfig,
     job: ledger.Job,
-    processes: _Processes,
+    processes: Processes,
     material: Material,
     model: Any,
     loss: Any,
@@ -433,7 +392,7 @@ def _steps(
         return material.once
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
-        each = _measured(model, loss, material.source, at_once)
+        each = step_seconds(model, loss, material.source, at_once)
         steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
@@ -448,20 +407,6 @@ def _validate_every(config: PretrainConfig, steps: int, material: Material, vali
     trained = steps * material.source.size * material.length
     times = min(int(_VALIDATING * trained / (validation.tokens / 3)), _VALIDATIONS)
     return max(-(-steps // max(times, 1)), 1)
-
-
-def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
-    """Seconds of one step here, from a few passes; leaves the model as it was."""
-    from ..train import outlook
-
-    device = next(model.parameters()).device
-    count = min(at_once, source.size)
-    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, count).items()}
-    model.requires_grad_(True).train()
-    each = outlook.seconds(lambda: loss(model, batch))
-    model.zero_grad(set_to_none=True)
-    model.requires_grad_(False).eval()
-    return each * source.size / count
 
 
 def _finish(
@@ -538,30 +483,6 @@ def _finish(
 
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
-
-
-def _write(
-    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
-) -> dict[str, Any]:
-    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
-    import torch
-
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..train.movement import Movement
-
-    movement = Movement()
-    tensors = {}
-    for name in source.entries:
-        if name not in weights:  # a table that the architecture computes and its file holds all the same
-            tensors[name] = checkpoints.copied(source, name)
-            continue
-        rounded = weights[name].to(torch.bfloat16)
-        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
-        movement.add(kind, source.tensor(name), rounded.cpu())
-        tensors[name] = checkpoints.pending(rounded)
-    checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
-    return movement.facts(on_grid=bool(references.about(start).get("grid")))
 
 
 def show(artifact: Artifact) -> None:

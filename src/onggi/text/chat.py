@@ -24,10 +24,13 @@ from .tokens import Tokens, special_token
 Message = Mapping[str, Any]
 Turns = Literal["all", "last"]
 
-_FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
+FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Two code points that Unicode keeps out of text for good ("noncharacters").
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+
+# Tokens that end a turn, where a vocabulary has them: a base model's config names its end of text only.
+TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 
 # The standard templates. A call of a tool is JSON between <tool_call> and </tool_call>, which every model can write as text.
 _CALLS = (
@@ -224,8 +227,8 @@ class Template:
 def template(folder: Path, tokens: Tokens) -> Template | None:
     """The chat template in a model `folder`; None for a base model, which has none."""
     source: Any = None
-    if (folder / _FILE).is_file():
-        source = (folder / _FILE).read_text(encoding="utf-8", errors="replace")
+    if (folder / FILE).is_file():
+        source = (folder / FILE).read_text(encoding="utf-8", errors="replace")
     elif (folder / _CONFIG).is_file():
         source = ledger.read_json(folder / _CONFIG).get("chat_template")
         if isinstance(source, list):  # several by name
@@ -233,5 +236,13 @@ def template(folder: Path, tokens: Tokens) -> Template | None:
             source = named.get("default")
     if not isinstance(source, str) or not source.strip():
         return None
-    names = {name: token for name in _SPECIAL if (token := special_token(folder, name))}
-    return Template(source, tokens, names, str(folder))
+    return Template(source, tokens, _names(folder), str(folder))
+
+
+def given(made: Standard, folder: Path, tokens: Tokens) -> Template:
+    """The standard template for the base model in `folder`, whose `tokens` have the template's."""
+    return Template(made.source, tokens, _names(folder), str(folder))
+
+
+def _names(folder: Path) -> dict[str, str]:
+    return {name: token for name in _SPECIAL if (token := special_token(folder, name))}
