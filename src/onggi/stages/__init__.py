@@ -8,6 +8,7 @@ stage runs.
 """
 
 from . import evaluate as _evaluate
+from . import finetune as _finetune
 from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
@@ -19,11 +20,12 @@ from .base import Plan, Stage
 
 VERBS: dict[str, Stage] = {
     module.STAGE.verb: module.STAGE
-    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _quantize, _evaluate, _report)
+    for module in (_text, _tokenizer, _pack, _reshape, _pretrain, _finetune, _quantize, _evaluate, _report)
 }
 
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
+from .finetune import FinetuneConfig, finetune  # noqa: E402
 from .inspect import inspect  # noqa: E402
 from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
@@ -39,6 +41,7 @@ __all__ = [
     "ChatConfig",
     "Conversation",
     "EvaluateConfig",
+    "FinetuneConfig",
     "PackConfig",
     "Plan",
     "PretrainConfig",
@@ -50,6 +53,7 @@ __all__ = [
     "TokenizerConfig",
     "chat",
     "evaluate",
+    "finetune",
     "inspect",
     "pack",
     "pretrain",

@@ -125,7 +125,8 @@ def _exams(config: FinetuneConfig) -> tuple[dict[str, dict[str, list[str]]], Seq
 @dataclass(frozen=True)
 class Start:
     """The model to begin with. folder: to load. template: what dialogues are rendered with. standard: the one that it
-    was given, where it had none. trained: ids of the tokens of it that the model has not learnt.
+    was given, where it had none. trained: ids of the tokens of it that the model has not learnt. new: those of them that
+    its vocabulary lacked.
     """
 
     folder: Path
@@ -133,6 +134,7 @@ class Start:
     template: Template
     standard: Standard | None
     trained: tuple[int, ...]
+    new: tuple[int, ...] = ()
 
 
 def start(model: Path) -> Start:
@@ -150,7 +152,8 @@ def start(model: Path) -> Start:
 
         tokens.tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in new])
     ids = tuple(tokens.tokenizer.token_to_id(token) for token in standard.tokens)
-    return Start(model, tokens, chat.given(standard, model, tokens), standard, ids)
+    added = tuple(tokens.tokenizer.token_to_id(token) for token in new)
+    return Start(model, tokens, chat.given(standard, model, tokens), standard, ids, added)
 
 
 def written(made: Start, folder: Path) -> Start:
@@ -171,10 +174,10 @@ def written(made: Start, folder: Path) -> Start:
         config = {key: value for key, value in source.config.items() if key != "torch_dtype"}
         for file in checkpoints.companions(model):
             shutil.copyfile(file, folder / file.name)
-        new = sorted(token for token in made.trained if not _known(model, token))
-        if new:
+        if made.new:
             # They begin as the token that stands before a document.
-            rows = widening.widen(source, [[made.tokens.prefix]] * len(new), new[0], folder / checkpoints.SINGLE)
+            begin = [[made.tokens.prefix]] * len(made.new)
+            rows = widening.widen(source, begin, made.new[0], folder / checkpoints.SINGLE)
             config = widening.with_vocabulary(config, rows)
             made.tokens.tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
         else:
@@ -190,13 +193,6 @@ def written(made: Start, folder: Path) -> Start:
         with ledger.writing(folder / "complete") as aside:
             aside.write_text("")
     return replace(made, folder=folder)
-
-
-def _known(model: Path, token: int) -> bool:
-    """Whether the tokenizer in `model` has a token of this id."""
-    from ..text.tokens import Tokens
-
-    return Tokens(model).tokenizer.id_to_token(token) is not None
 
 
 def ends(made: Start) -> frozenset[int]:

@@ -26,14 +26,14 @@ class ReportConfig:
     """
 
     inputs: list[str]
-    """Folders that `onggi evaluate` made."""
+    """Folders that `onggi evaluate` or `onggi finetune` made."""
     language: str = "en"
     """Language of every sentence: en or ko. Another one is one file of phrases."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if not self.inputs:
-            raise OnggiError("inputs: name at least one folder of `onggi evaluate`.")
+            raise OnggiError("inputs: name at least one folder of `onggi evaluate` or `onggi finetune`.")
         try:
             Phrases(self.language)
         except OnggiError as error:
@@ -41,20 +41,20 @@ class ReportConfig:
 
 
 def inputs(config: ReportConfig) -> dict[str, Any]:
-    """Fingerprints of the evaluations."""
-    return {"inputs": [_evaluation(folder).fingerprint for folder in config.inputs]}
+    """Fingerprints of the evaluations and tunings."""
+    return {"inputs": [_made(folder).fingerprint for folder in config.inputs]}
 
 
-def _evaluation(folder: str) -> Artifact:
+def _made(folder: str) -> Artifact:
     found = ledger.artifact(Path(folder))
-    if found is None or found.record.get("verb") != "evaluate":
-        raise OnggiError(f"{folder}: is not a finished folder of `onggi evaluate`.")
+    if found is None or found.record.get("verb") not in ("evaluate", "finetune"):
+        raise OnggiError(f"{folder}: is not a finished folder of `onggi evaluate` or `onggi finetune`.")
     return found
 
 
 def report(config: ReportConfig, out: Path) -> Artifact:
     """Write `out`/report.html and report.md; see `ReportConfig`. Raises OnggiError for a folder that
-    is no evaluation, a language without phrases.
+    is no evaluation or tuning, a language without phrases.
 
     >>> from pathlib import Path
     >>> from onggi.stages import ReportConfig, report
@@ -62,24 +62,29 @@ def report(config: ReportConfig, out: Path) -> Artifact:
     >>> sorted(made.record["outputs"])
     ['report.html', 'report.md']
     """
-    from ..report import content, html, markdown, pages
+    from ..report import content, html, markdown, pages, tuning
 
-    evaluations = [_evaluation(folder) for folder in config.inputs]
+    found = [_made(folder) for folder in config.inputs]
     job = ledger.begin(out, "report", options(config), inputs(config), _REVISION)
     if job.done:
         return job.done
     again, say = command(STAGE, config, out), Phrases(config.language)
     with job:
-        found = [ledger.read_json(evaluation.path / "scores.json") for evaluation in evaluations]
-        sections = [
-            content.section(
-                scores, evaluation.record, again, say, pages.first_answers(evaluation.path / "answers.jsonl")
-            )
-            for scores, evaluation in zip(found, evaluations, strict=True)
-        ]
+        sections, scores = [], []
+        for made in found:
+            if made.record["verb"] == "finetune":
+                tuned = ledger.read_json(made.path / "tuning.json")
+                sections.append(tuning.section(tuned, made.record["command"], say))
+                title = tuning.title(tuned, say)
+            else:
+                scores.append(ledger.read_json(made.path / "scores.json"))
+                answers = pages.first_answers(made.path / "answers.jsonl")
+                sections.append(content.section(scores[-1], made.record, again, say, answers))
+        if scores:
+            title = content.title(scores)
         written = {
-            "report.html": html.page(sections, content.title(found), say),
-            "report.md": markdown.page(sections, say),
+            "report.html": html.page(sections, title, say),
+            "report.md": markdown.page(sections, say, "" if scores else title),
         }
         for name, page in written.items():
             (job.work / name).write_text(page, encoding="utf-8")
@@ -92,13 +97,15 @@ def show(artifact: Artifact) -> None:
     """Print headline and table of a finished report to the terminal, and where the page is."""
     from rich.console import Console
 
-    from ..report import terminal
+    from ..report import terminal, tuning
 
     console, say = Console(highlight=False), Phrases(artifact.record["options"]["language"])
     for folder in artifact.record["evaluations"]:
-        file = Path(folder) / "scores.json"
+        file, tuned = Path(folder) / "scores.json", Path(folder) / "tuning.json"
         if file.is_file():
             terminal.show(console, ledger.read_json(file), say)
+        elif tuned.is_file():
+            console.print(tuning.headline(ledger.read_json(tuned), say), style="bold", markup=False)
     console.print(
         f"\n{say('terminal.report')}: {artifact.path / 'report.html'}", markup=False, soft_wrap=True
     )
