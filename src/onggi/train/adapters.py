@@ -6,15 +6,14 @@ rows, where saving the embedding would copy all of a vocabulary of 262,144.
 
 peft trains such rows through a copy of the whole table that it makes in every pass, twice where the head is tied. Here the
 rows are written into the frozen table itself before each pass, and what flows back to them is gathered from where they
-stand (`_Rows`) and from the head's logits (`head.cross_entropy`): the same numbers, without the copies.
+stand (`_embedding`) and from the head's logits (`head.cross_entropy`): the same numbers, without the copies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -147,58 +146,45 @@ def check_quantized(device: torch.device) -> None:
         raise OnggiError("method: qlora needs bitsandbytes; pip install bitsandbytes.")
 
 
-class _Rows(nn.Module):
-    """An embedding some of whose rows are trained: a wrapped forward pass of peft's layer."""
-
-    places: Tensor
-
-    def __init__(self, base: nn.Module, values: nn.Parameter, ids: Tensor):
-        super().__init__()
-        self._base, self._values = [base], [values]  # in lists: they are somebody else's
-        self.ids = ids
-        places = torch.full((len(base.weight),), -1, dtype=torch.int64, device=ids.device)  # type: ignore[arg-type]
-        places[ids] = torch.arange(len(ids), device=ids.device)
-        self.register_buffer("places", places, persistent=False)
-
-    def forward(self, tokens: Tensor, *_: Any, **__: Any) -> Tensor:
-        base, values = self._base[0], self._values[0]
-        with torch.no_grad():
-            base.weight[self.ids] = values.to(base.weight.dtype)  # type: ignore[index, union-attr, operator]
-        out: Tensor = base(tokens)
-        if not torch.is_grad_enabled():
-            return out
-        # Nothing in value; in the backward pass all that reaches these rows.
-        place = self.places[tokens]
-        scale = getattr(base, "embed_scale", None)
-        slope = (values - values.detach()) * (1.0 if scale is None else scale)  # type: ignore[operator]
-        chosen = place >= 0
-        return out.index_put((chosen,), slope[place[chosen]].to(out.dtype), accumulate=True)
-
-
 def _patch(made: Any, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Train rows without copies of the tables; returns (ids, values) of the head."""
     from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
 
     layers = [module for module in made.modules() if isinstance(module, TrainableTokensLayer)]
-    found: list[tuple[Tensor, Tensor]] = []
-    for layer in layers:
-        base, values = layer.base_layer, layer.trainable_tokens_delta[_NAME]
-        ids = torch.tensor(list(tokens), device=base.weight.device)
-        found.append((ids, values))
+    ids = torch.tensor(list(tokens), device=layers[0].base_layer.weight.device)
+    tables = [(layer.base_layer, layer.trainable_tokens_delta[_NAME]) for layer in layers]
+    for layer, (base, values) in zip(layers, tables, strict=True):
+        # What is asked for the weight is given the table, which holds the rows.
+        layer.get_merged_weights = lambda _, base=base: base.weight
         if isinstance(base, nn.Embedding):
-            layer.forward = _Rows(base, values, ids).forward
-        else:
-            # The head is never called, its weight is read; its rows are written before, as the embedding's are.
-            _written_before(made, base, values, ids)
-    return found[-1]
+            layer.forward = _embedding(base, values, ids)
 
-
-def _written_before(made: Any, base: Any, values: nn.Parameter, ids: Tensor) -> None:
     def write(*_: Any) -> None:
         with torch.no_grad():
-            base.weight[ids] = values.to(base.weight.dtype)
+            for base, values in tables:
+                base.weight[ids] = values.to(base.weight.dtype)
 
+    # Every pass begins with the embedding.
     made.get_input_embeddings().register_forward_pre_hook(write)
+    return ids, tables[-1][1]
+
+
+def _embedding(base: Any, values: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor]:
+    """The forward pass of an embedding that holds trained rows."""
+    places = torch.full((len(base.weight),), -1, dtype=torch.int64, device=ids.device)
+    places[ids] = torch.arange(len(ids), device=ids.device)
+
+    def forward(tokens: Tensor, *_: Any, **__: Any) -> Tensor:
+        out: Tensor = base(tokens)
+        if not torch.is_grad_enabled():
+            return out
+        # Nothing in value; in the backward pass all that reaches these rows.
+        slope = (values - values.detach()) * getattr(base, "embed_scale", 1.0)
+        place = places[tokens]
+        chosen = place >= 0
+        return out.index_put((chosen,), slope[place[chosen]].to(out.dtype), accumulate=True)
+
+    return forward
 
 
 def _tied(model: Any) -> bool:
@@ -222,13 +208,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def copy(source: Path, to: Path) -> list[str]:
-    """Copy an adapter's files; returns their names as seen from the folder above `to`."""
-    to.mkdir(parents=True, exist_ok=True)
-    names = []
-    for file in sorted(source.iterdir()):
-        shutil.copyfile(file, to / file.name)
-        names.append(f"{to.name}/{file.name}")
-    return names
