@@ -14,6 +14,7 @@ from .blocks import Answer, Block, Code, Figure, Heading, Items, Panel, Paragrap
 Tuning = Mapping[str, Any]
 _SHOWN = 1200  # characters of an answer; the rest is folded away
 _SAMPLES = 4  # of each language
+_SHORT = {WORSE: WORSE, BETTER: BETTER, "no significant difference": "unclear", "": "too few"}
 
 
 def headline(found: Tuning, say: Phrases) -> str:
@@ -57,13 +58,13 @@ def title(found: Tuning, say: Phrases) -> str:
 
 
 def cells(found: Tuning, tag: str) -> tuple[str, str, str]:
-    """Loss of held-out answers, of the probe, and the share of answers in the language, each before and after; for a
-    terminal.
+    """For a terminal: loss of held-out answers before and after, how that of the probe changed, the share of answers in
+    the language before and after.
     """
     answers, probe, right = (found[key].get(tag) for key in ("answers", "probe", "right"))
     return (
         f"{answers['before']:.3f} → {answers['after']:.3f}" if answers else "",
-        f"{probe['before']:.1f} → {probe['after']:.1f} ({_change(probe):+.1%}, {probe.get('verdict', '?')})" if probe else "",
+        f"{_change(probe):+.1%} {_SHORT.get(probe.get('verdict', ''), 'same')}" if probe else "",
         f"{right['before']['right']:.0%} → {right['after']['right']:.0%}" if right else "",
     )
 

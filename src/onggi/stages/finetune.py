@@ -242,6 +242,7 @@ class _Tuning:
         processes.wait()
         self.base = references.resolve(config.model)
         self.data = data.read(config)
+        self.replay = data.replay(config)
         self.start = data.start(self.base)
         if processes.first:
             made = data.written(self.start, job.partial / "start")
@@ -301,8 +302,7 @@ class _Tuning:
         self.length = data.length(config.length, [len(t.ids) for _, t in made["train"]], self.window)
         if self.length > config.batch_tokens:
             raise OnggiError(f"batch_tokens: {config.batch_tokens} are less than one sequence of {self.length} (--length).")
-        over, kept, licence = data.replay(config)
-        self.replay_licence = licence
+        over, kept, self.replay_licence = self.replay
         size = config.batch_tokens // self.length
         self.batches = None
         if config.objective == "sft":
@@ -608,13 +608,13 @@ def show(artifact: Artifact) -> None:
     made = Console(highlight=False)
     made.print(tuning.headline(found, phrases), style="bold", markup=False)
     table = Table()
-    for name in ("language", "held-out answers", "the probe", "in its language"):
+    for name in ("language", "answers", "the probe", "in the language"):
         table.add_column(name, justify="left" if name == "language" else "right", no_wrap=True)
     for tag in dict.fromkeys([*found["answers"], *found["probe"]]):
         table.add_row(f"{tags.name(tag)} ({tag})", *tuning.cells(found, tag))
     made.print(table)
     made.print(
-        "Held-out answers: nats a token. The probe: nats for a passage, as text of everyday life; a verdict allows 1%. "
+        "Held-out answers: nats a token. The probe: how nats for a passage of everyday text changed; within 1% is the same. "
         f"All of it, with answers side by side: {artifact.path / 'report.html'}."
     )
     for line in talking(artifact.path):

@@ -12,6 +12,7 @@ stand (`_embedding`) and from the head's logits (`head.cross_entropy`): the same
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -51,12 +52,14 @@ class Adapter:
         """Write adapter_model.safetensors and adapter_config.json; base: the name of the model they are for."""
         self.peft.peft_config[_NAME].base_model_name_or_path = base
         with _quiet():
-            self.peft.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            self.peft.save_pretrained(
+                folder, safe_serialization=True, save_embedding_layers=False, selected_adapters=[_NAME]
+            )
         (folder / "README.md").unlink(missing_ok=True)
 
     def merged(self) -> nn.Module:
         """The model with the adapters in its weights, its names as before; the adapters are gone."""
-        found: nn.Module = self.peft.merge_and_unload()
+        found: nn.Module = self.peft.merge_and_unload(adapter_names=[_NAME])
         return found
 
 
@@ -91,8 +94,11 @@ def attach(model: nn.Module, shape: Shape, tokens: Sequence[int], seed: int, pat
         raise OnggiError(f"method: peft finds no place for adapters in this model ({one_line(error)}).") from error
     finally:
         torch.set_rng_state(state)
-    rows = _patch(made, tokens) if tokens and patched else None
-    return Adapter(made, rows)
+    if tokens and not patched:
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        if not hasattr(head, "bias"):  # trl reads it, and peft's wrapper has none
+            head.bias = None
+    return Adapter(made, _patch(made, tokens) if tokens and patched else None)
 
 
 def load(model: nn.Module, folder: Path) -> Adapter:
@@ -103,6 +109,8 @@ def load(model: nn.Module, folder: Path) -> Adapter:
 
 def imported() -> Any:
     """peft. Raises OnggiError where it is not installed."""
+    # peft imports it where it is installed, and it tells of kernels that nothing here needs.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError as error:

@@ -101,6 +101,7 @@ def train(
         "gradient_checkpointing": False,
         "logging_steps": 1,
         "save_strategy": "no",
+        "remove_unused_columns": False,
         "report_to": "none",
         "disable_tqdm": True,
     }
@@ -141,40 +142,33 @@ def _kept(kind: type[Any]) -> type[Any]:
     import transformers
 
     class Rhythm(transformers.TrainerCallback):
+        def __init__(self, trainer: Any):
+            self._trainer = trainer
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if logs and "loss" in logs:
+                self._trainer.note(state.global_step, logs)
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            trainer = kwargs.get("onggi") or Kept.current
-            due = time.monotonic() - trainer.saved >= CHECKPOINT_EVERY
+            due = time.monotonic() - self._trainer.saved >= CHECKPOINT_EVERY
             control.should_save = due and state.global_step < args.max_steps
             return control
 
     class Kept(kind):  # type: ignore[misc]
-        current: Any
-
         def begin(self, folder: Path, bar: Progress, tick: Callable[[], None]) -> None:
-            Kept.current = self
             self.folder, self.bar, self.tick = folder, bar, tick
             self.lines: list[dict[str, Any]] = []
             self.saved = time.monotonic()
             folder.mkdir(parents=True, exist_ok=True)
             for callback in (transformers.PrinterCallback, transformers.ProgressCallback):
                 self.remove_callback(callback)
-            self.add_callback(Rhythm())
+            self.add_callback(Rhythm(self))
 
-        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-            if "loss" not in logs:
-                return
-            step = self.state.global_step
+        def note(self, step: int, logs: Mapping[str, float]) -> None:
             line = {"step": step, "loss": logs["loss"], "learning_rate": logs.get("learning_rate")}
-            line["preferred"] = logs.get("rewards/accuracies")
-            for key in list(getattr(self, "_stored_metrics", {}) or {}):
-                own = self._stored_metrics[key]
-                if line["preferred"] is None and own.get("rewards/accuracies"):
-                    values = own["rewards/accuracies"]
-                    line["preferred"] = float(sum(values) / len(values))
-                own.clear()
-            self.lines.append(line)
+            self.lines.append(line | {"preferred": logs.get("rewards/accuracies")})
             with (self.folder / METRICS).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(self.lines[-1]) + "\n")
             self.bar.step(1, f"step {step} of {self.args.max_steps}, loss {logs['loss']:.3f}")
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -219,12 +213,14 @@ def _silent() -> Iterator[None]:
 
     import datasets
 
-    was = datasets.are_progress_bars_disabled()
+    was, level = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        datasets.logging.set_verbosity(level)
         if not was:
             datasets.enable_progress_bars()
