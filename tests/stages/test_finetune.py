@@ -57,6 +57,8 @@ SMALL: dict[str, Any] = {
     "samples": 1,
     "max_tokens": 4,
     "probe_passages": 6,
+    "probe_languages": Languages("ko,ja,ar"),
+    "measure_every": 100,
     "replay_languages": Languages("ja,ru"),
     "precision": "fp32",
     "learning_rate": 3e-3,
@@ -89,7 +91,7 @@ def test_a_base_model_becomes_an_assistant(
     assert {"adapter/adapter_model.safetensors", "tuning.json", "report.html", "left-out.txt"} <= set(record["outputs"])
     assert not list(out.rglob("*.bin")) and not list(out.rglob("*.pt"))
     tuning = json.loads((out / "tuning.json").read_text())
-    assert list(tuning["answers"]) == ["ko", "el", "km"] and len(tuning["probe"]) == 12
+    assert list(tuning["answers"]) == ["ko", "el", "km"] and list(tuning["probe"]) == ["ko", "ja", "ar"]
     for own in tuning["answers"].values():
         assert own["after"] < own["before"] - 0.2
     facts = tuning["facts"]
@@ -113,13 +115,13 @@ def test_a_base_model_becomes_an_assistant(
     adapted = peft.PeftModel.from_pretrained(base, str(out / "adapter"))
     ids = torch.tensor([tokenizer(rendered, add_special_tokens=False).input_ids])
     near = (adapted(ids).logits - model.float()(ids).logits).abs().max()
-    assert float(near) < 0.1
+    assert float(near.detach()) < 0.1
     before = load_file(tiny_gemma / "model.safetensors")["model.embed_tokens.weight"]
     after = load_file(out / "model.safetensors")["model.embed_tokens.weight"]
     assert torch.equal(after[:1024], before) and not torch.equal(after[1024], before[0])
 
     page = (out / "report.md").read_text()
-    assert page.split("\n\n")[1].startswith("**You gained ") and "버스가" in page
+    assert page.split("\n\n")[1].startswith("**You gained ") and "អរុណសួស្តី" in page
     assert "Khmer" in (out / "README.md").read_text() and "base_model_relation: finetune" in (out / "README.md").read_text()
     about = json.loads((out / "onggi.json").read_text())
     assert about["tuned"]["moved"]["linears"]["moved"] > 0
@@ -168,8 +170,8 @@ def killed(words: list[str], out: Path) -> None:
 
 def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, chat: Path, tmp_path: Path) -> None:
     """With noise and dropout, whose dice are kept too, and a guard that raises the share of text."""
-    words = ["finetune", str(tiny_gemma), "--data", str(chat), "--steps", "30", "--measure_every", "4", "--guard", "ja:0.0001"]
-    words += [*flags(dropout=0.1, neftune=5.0), "--out"]
+    words = ["finetune", str(tiny_gemma), "--data", str(chat), "--steps", "20", "--guard", "ja:0.0001"]
+    words += [*flags(dropout=0.1, neftune=5.0, measure_every=4), "--out"]
     assert main([*words, str(tmp_path / "whole")]) == 0
     killed(words, tmp_path / "killed")
     outputs = [ledger.read_json(tmp_path / name / "stage.json")["outputs"] for name in ("whole", "killed")]
@@ -204,8 +206,8 @@ def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path
 
 
 def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: Path) -> None:
-    words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--measure_every", "2", "--at_once", "1"]
-    words += [*flags(batch_tokens=384), "--json", "--out"]
+    words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
+    words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
     assert main([*words, str(tmp_path / "one")]) == 0
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onggi"]
     ran = subprocess.run(

@@ -114,6 +114,8 @@ class FinetuneConfig:
     """Steps between two measures of held-out answers and text; default: a tenth of them."""
     probe_passages: int = 24
     """Passages of the probe that are measured before and after, in each of its languages."""
+    probe_languages: Languages | None = None
+    """Those languages; default: all that the probe has."""
     samples: int = 12
     """Everyday prompts and dialogues held out, of each language as many, that are answered before and after."""
     max_tokens: int = 128
@@ -201,7 +203,7 @@ def finetune(config: FinetuneConfig, out: Path) -> Artifact:
     >>> from onggi.stages.base import Names
     >>> few = FinetuneConfig(
     ...     "model", Names("cldr:6"), languages=Languages("ko,en,th"), steps=2, batch_tokens=512,
-    ...     samples=1, max_tokens=4, probe_passages=6, replay_languages=Languages("ko,en,ja"),
+    ...     samples=1, max_tokens=4, probe_languages=Languages("ko,ar"), replay_languages=Languages("ko,en,ja"),
     ... )
     >>> made = finetune(few, Path("assistant"))
     >>> sorted(made.record["tuning"]["right"])
@@ -327,7 +329,7 @@ class _Tuning:
         rejected = {tag: [t for d, t in made.get("rejected", ()) if d.lang == tag] for tag in found.languages}
         self.validation = Validation(self.start.tokens, kept, min(self.window or 2048, 2048))
         probe = text.load("probe")
-        passages = probe.common(probe.languages, config.probe_passages)
+        passages = probe.common(config.probe_languages or probe.languages, config.probe_passages)
         asked = list(dict.fromkeys([*found.languages, *config.limits]))
         self.measures = Measures(
             self.held,
