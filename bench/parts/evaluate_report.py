@@ -15,6 +15,8 @@ TITLES = {
     "drawn_name": "5 shots drawn for each question, four tokens",
     "zero_letter": "no shots, one token",
     "zero_name": "no shots, four tokens",
+    "long_letter": "5 fixed shots, one token, more questions",
+    "long_name": "5 fixed shots, four tokens, more questions",
 }
 # Work of others above this share of the machine makes timings doubtful.
 _QUIET = 0.05
@@ -95,6 +97,7 @@ def _settings(result: dict[str, Any], runs: str) -> list[str]:
         rows.append([*cells, f"{setting['apart']:.0e}"])
     head = [
         "",
+        "questions",
         "lm-eval's batch",
         "whole process, s",
         "evaluation, s",

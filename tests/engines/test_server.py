@@ -454,6 +454,8 @@ def test_the_same_is_never_asked_twice(serve: Any) -> None:
     ask(Engine(rude.source + "-other"), PROMPTS)
     ask(Engine(rude.source, cache=False), PROMPTS)
     assert len(rude.calls) == 3 + 15
+    ask(again, [PROMPTS[0]] * 3, Sampling(temperature=0.5, seeds=(7, 8, 7)))  # two draws of one prompt
+    assert sorted(call.body["seed"] for call in rude.calls[18:]) == [7, 8]
 
 
 RUN = """

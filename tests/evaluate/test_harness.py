@@ -274,6 +274,19 @@ def test_without_the_extra(
     assert ("Did you mean 'capitals'?" in error) == (name == "capitols")
 
 
+def test_what_is_drawn_hangs_on_its_request_alone(tiny: Path) -> None:
+    given = {"do_sample": True, "temperature": 5.0, "max_gen_toks": 6, "until": []}
+    texts = ("옹기는", "Le pain", "ภาษาไทย")
+    requests = [harness.Request("generate_until", (text, given), turn) for turn in (0, 1) for text in texts]
+    engine = Engine(tiny)
+    whole = {row["item"]: row["response"] for row in harness.respond(requests, engine, {})}
+    kept = {one.id: {"item": one.id} for one in requests[:4]}  # a run that was stopped
+    assert {row["item"]: row["response"] for row in harness.respond(requests, engine, kept)} == {
+        one.id: whole[one.id] for one in requests[4:]
+    }
+    assert len(set(whole.values())) == len(requests)  # a repeated request is drawn anew
+
+
 def test_a_name_of_ours_is_refused(tmp_path: Path) -> None:
     for name in ("capitals_ko", "sums"):
         with pytest.raises(OnggiError, match=f"{name}: a task of onggi's has this name"):

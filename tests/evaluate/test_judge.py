@@ -489,6 +489,7 @@ def graded(model: str, lang: str, lost: int = 0) -> list[Row]:
             "model": model,
             "status": "judged",
             "score": score - lost,
+            "tokens": 30 + i,
         }
         for i in range(7)
         for category, turn, score in (("math", 1, 4 + i % 3), ("math", 2, 3 + i % 2), ("writing", 1, 8))
@@ -500,7 +501,7 @@ def test_a_mean_with_its_interval_by_prompt() -> None:
     found = judge.tally_grades(rows, "m", 0.01)["m"]["ko"]
     assert found["value"] == pytest.approx(sum(r["score"] for r in rows) / 21) and found["n"] == 14
     assert found["low"] < found["value"] < found["high"] <= 10 and "verdict" not in found
-    assert found["categories"]["writing"] == {"value": 8, "low": 8, "high": 8, "n": 7}
+    assert found["categories"]["writing"] == {"value": 8, "low": 8, "high": 8, "n": 7, "tokens": 231}
     by_hand = statistics.interval([7 + i % 3 + i % 2 for i in range(7)], [2] * 7, bounds=(0, 10))
     assert found["categories"]["math"]["low"] == by_hand.low
     assert found["turns"]["2"] == pytest.approx(24 / 7)

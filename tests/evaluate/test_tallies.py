@@ -17,7 +17,7 @@ ITEMS = TASK.items(LANGUAGES, limit=60)
 
 def rows(wrong: int) -> list[dict[str, Any]]:
     """60 items of which the first `wrong` are."""
-    return [{"item": str(i), "value": float(i >= wrong)} for i in range(60)]
+    return [{"item": str(i), "value": float(i >= wrong), "tokens": 8} for i in range(60)]
 
 
 def test_flips_and_verdicts() -> None:
@@ -26,6 +26,7 @@ def test_flips_and_verdicts() -> None:
     found = tally(TASK, ITEMS, {"base": reference, "w4": variant}, "base", 0.01)
     korean, english, hindi = (found["w4"][tag] for tag in LANGUAGES)
     assert korean["value"] == pytest.approx(20 / 60) and korean["n"] == 60
+    assert korean["tokens"] == 480
     assert korean["low"] < korean["value"] < korean["high"]
     assert (korean["right_to_wrong"], korean["wrong_to_right"]) == (30, 0)
     assert korean["verdict"] == "worse" and korean["change"] == pytest.approx(-0.5)
@@ -50,11 +51,12 @@ def test_chrf_is_paired_too() -> None:
     found = tally(task, items, {"base": before, "w4": after}, "base", 0.01)["w4"]["km"]
     assert found["verdict"] == "worse" and found["change"] == pytest.approx(-10, abs=0.1)
     assert found["margin"] == 1.0 and "chance" not in found
+    assert found["tokens"] is None  # these rows, as lm-eval's, do not tell
 
 
 def test_answers_to_prompts() -> None:
     def answer(key: str, finish: str = "stop", **values: float) -> dict[str, Any]:
-        return {"_id": key, "finish": finish, "values": values}
+        return {"_id": key, "finish": finish, "values": values, "tokens": len(key.encode())}
 
     own = [
         answer("가", line=1.0, repetition=0.0),
@@ -63,6 +65,7 @@ def test_answers_to_prompts() -> None:
     ]
     found = tally_answers({"m": {"ko": own}}, "m", 0.01)["m"]["ko"]
     assert found["line"]["value"] == 0.5 and found["line"]["n"] == 2
+    assert found["line"]["tokens"] == 6 and found["repetition"]["tokens"] == 3
     assert found["line/en"]["value"] == 0.5 and found["line/en"]["n"] == 2
     assert found["repetition"]["n"] == 1 and found["repetition"]["low"] is None
     assert found["failed"] == {"value": 1, "n": 3}

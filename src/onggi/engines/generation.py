@@ -99,8 +99,8 @@ def generate(
         while order and len(batch) < _ROWS and (len(batch) + 1) * width <= _TOKENS:
             batch.append(order.pop())
         rows = [
-            _Row(i, encoded[i], Stream(engine.tokens), torch.Generator().manual_seed(sampling.seed + i))
-            for i in batch
+            _Row(i, encoded[i], Stream(engine.tokens), torch.Generator().manual_seed(seed))
+            for i, seed in ((i, sampling.seeds[i] if sampling.seeds else sampling.seed + i) for i in batch)
         ]
         yield from _batch(engine, rows, sampling)
 

@@ -58,6 +58,8 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     """Texts that end the answer; they are not part of it."""
+    seeds: tuple[int, ...] = ()
+    """One of each prompt, where what it draws must not hang on who else is asked; without, `seed` for all."""
 
 
 class Scores(Protocol):

@@ -137,7 +137,7 @@ class Engine:
             body["messages"] = messages
         body["max_tokens"], body["temperature"] = sampling.max_tokens, sampling.temperature
         if sampling.temperature > 0:
-            body["seed"] = sampling.seed
+            body["seed"] = sampling.seeds[index] if sampling.seeds else sampling.seed
         if sampling.top_p != 1:
             body["top_p"] = sampling.top_p
         if sampling.stop:

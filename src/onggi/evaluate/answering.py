@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import ledger
 from ..engines import protocol
-from ..engines.protocol import Answer, Generates, Sampling, Scores
+from ..engines.protocol import Answer, Generates, Sampling, Scored, Scores
 from ..text import confusion
 from ..text.prompts import Prompt
 from .tasks import Choice, Item, Open, Task, chrf
@@ -50,24 +50,29 @@ def _choose(engine: Scores, task: Task, items: Sequence[Choice]) -> Iterator[Row
         left[i] = len(own)
         for pair in own:
             waiting.setdefault(pair, []).append(i)
-    scores: dict[tuple[str, str], float] = {}
+    scores: dict[tuple[str, str], Scored] = {}
     for number, scored in engine.score(order):
         pair = order[number]
-        scores[pair] = scored.logprob
+        scores[pair] = scored
         for i in waiting[pair]:
             left[i] -= 1
             if left[i] == 0:
                 yield _chosen(task, items[i], scores)
 
 
-def _chosen(task: Task, item: Choice, scores: Mapping[tuple[str, str], float]) -> Row:
-    logprobs = [scores[item.context, choice] for choice in item.choices]
-    row: dict[str, Any] = {"item": item.id, "logprobs": [round(nats, 6) for nats in logprobs]}
+def _chosen(task: Task, item: Choice, scores: Mapping[tuple[str, str], Scored]) -> Row:
+    own = [scores[item.context, choice] for choice in item.choices]
+    logprobs = [scored.logprob for scored in own]
+    row: dict[str, Any] = {
+        "item": item.id,
+        "logprobs": [round(nats, 6) for nats in logprobs],
+        "tokens": sum(scored.tokens for scored in own),
+    }
     ranked = logprobs
     if task.metric == "acc_norm":
         ranked = [n / len(choice.encode()) for n, choice in zip(logprobs, item.choices, strict=True)]
     elif task.metric == "acc_mutual_info" and item.prior is not None:
-        priors = [scores[item.prior, choice] for choice in item.choices]
+        priors = [scores[item.prior, choice].logprob for choice in item.choices]
         row["priors"] = [round(nats, 6) for nats in priors]
         ranked = [nats - prior for nats, prior in zip(logprobs, priors, strict=True)]
     # Equal scores are no knowledge: the first of them, which stands anywhere.

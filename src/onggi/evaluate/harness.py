@@ -20,7 +20,7 @@ import re
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,10 @@ def _answer(engine: Engine, requests: Sequence[Request]) -> Iterator[tuple[int, 
         alike.setdefault(_sampling(request.args[1]), []).append(number)
     for sampling, numbers in alike.items():
         prompts = [_fitting(engine, requests[n].args[0], sampling) for n in numbers]
-        for place, said in engine.generate(prompts, sampling):
+        # By the request, not by its place among those still to be asked: a resumed run draws the same, and
+        # a request that is repeated draws anew.
+        seeds = tuple(sampling.seed + int(requests[n].id[:7], 16) for n in numbers)
+        for place, said in engine.generate(prompts, replace(sampling, seeds=seeds)):
             yield numbers[place], said.text
 
 

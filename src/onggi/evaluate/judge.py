@@ -340,9 +340,9 @@ def _grades(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _mean(rows: Iterable[Row]) -> dict[str, Any]:
-    return tallies.mean_of_turns(
-        [(row["_id"], row["score"]) for row in rows if row["score"] is not None], (0, 10)
-    )
+    scored = [row for row in rows if row["score"] is not None]
+    found = tallies.mean_of_turns([(row["_id"], row["score"]) for row in scored], (0, 10))
+    return found | {"tokens": tallies.tokens(scored)}
 
 
 def _losses(before: Mapping[str, int | None], after: Iterable[Row]) -> list[float]:

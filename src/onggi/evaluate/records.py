@@ -41,7 +41,7 @@ class Items:
                         self._add(name, language, text, item, metric, float(value), tokens)
 
     def add_task(self, task: str, metric: str, rows: Mapping[str, Mapping[str, Sequence[Any]]]) -> None:
-        """Of an item: its value by the task's metric; tokens where an answer was written."""
+        """Of an item: its value by the task's metric; tokens scored or written."""
         for model, by_language in rows.items():
             for language, own in by_language.items():
                 for row in own:

@@ -59,6 +59,12 @@ def tally_metric(
     return _entries(rows, reference, (-math.inf, math.inf), floors, verdicts)
 
 
+def tokens(rows: Iterable[Row]) -> int | None:
+    """Tokens of all `rows`: scored, or written; None where a row does not tell, as those of lm-eval."""
+    own = [row.get("tokens") for row in rows]
+    return None if None in own else sum(own)
+
+
 def mean_of_turns(values: Iterable[tuple[str, float]], bounds: tuple[float, float]) -> dict[str, Any]:
     """`value`, `low`, `high` and `n` of (prompt, value) of its turns: the mean of turns; the interval draws
     prompts, since the turns of one share their fate, and n counts them. Without values the value is None.
@@ -92,6 +98,7 @@ def _entries(
         found[model] = {}
         for language, own in by_language.items():
             entry = _interval([row["value"] for row in own], bounds)
+            entry["tokens"] = tokens(own)
             found[model][language] = entry | dict(floors.get(language, {}))
     for model in rows:
         if model != reference and reference in rows:
@@ -198,12 +205,14 @@ def tally_answers(
     for model, by_language in rows.items():
         found[model] = {}
         for language, own in by_language.items():
-            good = [(row["_id"], row["values"]) for row in own if row["finish"] != "error"]
+            good = [row for row in own if row["finish"] != "error"]
             entries: dict[str, Any] = {"failed": {"value": len(own) - len(good), "n": len(own)}}
-            for metric in sorted({metric for _, values in good for metric in values}):
-                sparse = "/" in metric
-                own_values = [(key, v.get(metric, 0.0)) for key, v in good if sparse or metric in v]
-                entries[metric] = mean_of_turns(own_values, (0.0, 100.0 if metric == "chrf" else 1.0))
+            for metric in sorted({metric for row in good for metric in row["values"]}):
+                there = [row for row in good if "/" in metric or metric in row["values"]]
+                entries[metric] = mean_of_turns(
+                    [(row["_id"], row["values"].get(metric, 0.0)) for row in there],
+                    (0.0, 100.0 if metric == "chrf" else 1.0),
+                ) | {"tokens": tokens(there)}
             found[model][language] = entries
     for metric, own_margin, within in (
         ("exact", margin, f"{100 * margin:g}%"),

@@ -1,9 +1,10 @@
 """Sources of text by name, and the one table they all become.
 
 A source is a JSONL or parquet file, a folder that `onggi text` made, `debian:NAME`, or one of the
-two texts that ship with onggi: `probe` (measured on, never calibrated on) and `starter` (the other
-way round). Parallel text stays parallel: a row is one passage, a column a language, so that the
-same content can be compared in all of them.
+three texts that ship with onggi: `probe` (measured on, never calibrated on), `starter` (the other
+way round) and `starts` (beginnings of sentences, from which a model writes text of its own).
+Parallel text stays parallel: a row is one passage, a column a language, so that the same content
+can be compared in all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .. import ledger
 from ..errors import OnggiError, nearest, one_line
 from . import debian, jsonl
 
-SHIPPED = {"probe": "Apache-2.0", "starter": "Apache-2.0"}
+SHIPPED = dict.fromkeys(("probe", "starter", "starts"), "Apache-2.0")
 TABLE = "text.parquet"
 # Fields of a parallel set that are about the row, though some would also do as a language's code.
 ABOUT_THE_ROW = {
