@@ -136,7 +136,12 @@ def _record(path: Path) -> dict[str, Any] | None:
 def _within(name: str) -> bool:
     """Whether `name` is a file's of the folder itself, or of a folder in it."""
     path = Path(name)
-    return not path.is_absolute() and name == path.as_posix() and 1 <= len(path.parts) <= 2 and ".." not in path.parts
+    return (
+        not path.is_absolute()
+        and name == path.as_posix()
+        and 1 <= len(path.parts) <= 2
+        and ".." not in path.parts
+    )
 
 
 class Job:

@@ -26,8 +26,16 @@ from onggi.stages.base import Names
 pytest.importorskip("peft")
 ROOT = Path(__file__).parent.parent.parent
 TALKS = {
-    "ko": ["버스가 언제 와요?|곧 올 거예요.", "김치는 어떻게 보관해요?|냉장고에 두세요.", "안녕?|안녕하세요. 반가워요."],
-    "el": ["Πού είναι ο σταθμός;|Εδώ δίπλα, στην αγορά.", "Τι ώρα είναι;|Είναι τρεις και τέταρτο.", "Γεια;|Γεια σου, καλημέρα!"],
+    "ko": [
+        "버스가 언제 와요?|곧 올 거예요.",
+        "김치는 어떻게 보관해요?|냉장고에 두세요.",
+        "안녕?|안녕하세요. 반가워요.",
+    ],
+    "el": [
+        "Πού είναι ο σταθμός;|Εδώ δίπλα, στην αγορά.",
+        "Τι ώρα είναι;|Είναι τρεις και τέταρτο.",
+        "Γεια;|Γεια σου, καλημέρα!",
+    ],
     "km": ["តើនៅឯណា?|នៅទីនេះ ជិតផ្សារ។", "អរុណសួស្តី|អរុណសួស្តី! សុខសប្បាយទេ?", "ម៉ោងប៉ុន្មាន?|ម៉ោងបី។"],
 }
 
@@ -38,7 +46,10 @@ def rows(times: int = 2) -> list[dict[str, Any]]:
         for tag, own in TALKS.items():
             for talk in own:
                 asked, answer = talk.split("|")
-                said = [{"role": "user", "content": f"{asked} {n}"}, {"role": "assistant", "content": f"{answer} {n}"}]
+                said = [
+                    {"role": "user", "content": f"{asked} {n}"},
+                    {"role": "assistant", "content": f"{answer} {n}"},
+                ]
                 found.append({"messages": said, "lang": tag})
     return found
 
@@ -46,8 +57,13 @@ def rows(times: int = 2) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("chat") / "chat.jsonl"
-    bad = {"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "깨진\ufffd"}], "lang": "ko"}
-    file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in [*rows(), bad]), encoding="utf-8")
+    bad = {
+        "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "깨진\ufffd"}],
+        "lang": "ko",
+    }
+    file.write_text(
+        "\n".join(json.dumps(row, ensure_ascii=False) for row in [*rows(), bad]), encoding="utf-8"
+    )
     return file
 
 
@@ -85,10 +101,15 @@ def test_a_base_model_becomes_an_assistant(
     assert main(words) == 0
     told = capsys.readouterr()
     assert told.out.startswith("You gained ") and told.out.rstrip().endswith(f"onggi chat {out}")
-    assert f"Left out 1 of {len(rows()) + 1} rows" in told.err and f"{chat}, line {len(rows()) + 1}: has an answer" in told.err
+    assert (
+        f"Left out 1 of {len(rows()) + 1} rows" in told.err
+        and f"{chat}, line {len(rows()) + 1}: has an answer" in told.err
+    )
 
     record = json.loads((out / "stage.json").read_text())
-    assert {"adapter/adapter_model.safetensors", "tuning.json", "report.html", "left-out.txt"} <= set(record["outputs"])
+    assert {"adapter/adapter_model.safetensors", "tuning.json", "report.html", "left-out.txt"} <= set(
+        record["outputs"]
+    )
     assert not list(out.rglob("*.bin")) and not list(out.rglob("*.pt"))
     tuning = json.loads((out / "tuning.json").read_text())
     assert list(tuning["answers"]) == ["ko", "el", "km"] and list(tuning["probe"]) == ["ko", "ja", "ar"]
@@ -102,7 +123,9 @@ def test_a_base_model_becomes_an_assistant(
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     model = transformers.AutoModelForCausalLM.from_pretrained(out)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert end == 1025 and model.get_input_embeddings().weight.shape[0] == 1026 and model.dtype == torch.bfloat16
+    assert (
+        end == 1025 and model.get_input_embeddings().weight.shape[0] == 1026 and model.dtype == torch.bfloat16
+    )
     assert end in model.generation_config.eos_token_id and end in Engine(out).ends
     talk = [{"role": "user", "content": "버스가 언제 와요?"}]
     rendered = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True)
@@ -122,7 +145,10 @@ def test_a_base_model_becomes_an_assistant(
 
     page = (out / "report.md").read_text()
     assert page.split("\n\n")[1].startswith("**You gained ") and "អរុណសួស្តី" in page
-    assert "Khmer" in (out / "README.md").read_text() and "base_model_relation: finetune" in (out / "README.md").read_text()
+    assert (
+        "Khmer" in (out / "README.md").read_text()
+        and "base_model_relation: finetune" in (out / "README.md").read_text()
+    )
     about = json.loads((out / "onggi.json").read_text())
     assert about["tuned"]["moved"]["linears"]["moved"] > 0
 
@@ -136,7 +162,10 @@ def test_a_base_model_becomes_an_assistant(
 @pytest.mark.parametrize("method", ["full", "dora"])
 def test_other_methods(method: Any, tiny: Path, chat: Path, tmp_path: Path) -> None:
     made = finetune(
-        config(tiny, chat, method=method, neftune=5.0, languages=Languages("ko,km"), turns="last", balance="none"), tmp_path / "out"
+        config(
+            tiny, chat, method=method, neftune=5.0, languages=Languages("ko,km"), turns="last", balance="none"
+        ),
+        tmp_path / "out",
     )
     found = made.record["tuning"]
     assert set(found["answers"]) == {"ko", "km"}
@@ -164,7 +193,9 @@ def killed(words: list[str], out: Path) -> None:
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     running.wait()
-    assert list(training.glob("step-*[1-9]")) and not (out / "stage.json").exists(), "the kill came after the end"
+    assert list(training.glob("step-*[1-9]")) and not (out / "stage.json").exists(), (
+        "the kill came after the end"
+    )
     assert main([*words, str(out)]) == 0
 
 
@@ -183,13 +214,18 @@ def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, chat: Path, tmp_path
 
 
 def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path: Path) -> None:
-    options = {"method": "full", "steps": 24, "measure_every": 2, "learning_rate": 1e-2, "replay": 0.5, "warmup": 8}
-    free = finetune(config(tiny, chat, replay_languages=Languages("ko"), **options), tmp_path / "free")
-    lines = [json.loads(line) for line in (free.path / "metrics.jsonl").read_text().splitlines()]
-    text = [line["bits_per_byte"]["ko"] for line in lines if "bits_per_byte" in line]
-    assert len(text) == 13
+    options = {
+        "method": "full",
+        "steps": 24,
+        "measure_every": 2,
+        "learning_rate": 1e-2,
+        "replay": 0.5,
+        "warmup": 8,
+    }
     guarded = FinetuneConfig(
-        str(tiny), Names(str(chat)), **{**SMALL, **options, "replay_languages": Languages("ko"), "guard": Names("ru:0.02")}
+        str(tiny),
+        Names(str(chat)),
+        **{**SMALL, **options, "replay_languages": Languages("ko"), "guard": Names("ru:0.02")},
     )
     held = finetune(guarded, tmp_path / "held")
     lines = [json.loads(line) for line in (held.path / "metrics.jsonl").read_text().splitlines()]
@@ -202,14 +238,26 @@ def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path
     assert measured[kept] / measured[0] - 1 <= 0.02 < measured[stopped[0]["step"]] / measured[0] - 1
     assert "the last at which the guard held" in (held.path / "report.md").read_text()
     with pytest.raises(OnggiError, match="guard: broken at each measurement"):
-        finetune(config(tiny, chat, guard=Names("ru:0.0000001"), **options), tmp_path / "never")
+        finetune(
+            config(tiny, chat, guard=Names("ru:0.0000001"), replay_languages=Languages("ko"), **options),
+            tmp_path / "never",
+        )
 
 
 def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: Path) -> None:
     words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
     words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
     assert main([*words, str(tmp_path / "one")]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onggi"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "onggi",
+    ]
     ran = subprocess.run(
         [*command, *words, str(tmp_path / "two")],
         check=False,
@@ -220,14 +268,17 @@ def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: P
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     one, two = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()] for name in ("one", "two")
+        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
     )
     assert len(one) == len(two) == 10
     for mine, theirs in zip(one, two, strict=True):
         assert mine.keys() == theirs.keys()
         for key in mine:
             assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (mine, theirs)
-    adapters = [load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")]
+    adapters = [
+        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")
+    ]
     for key, tensor in adapters[0].items():
         torch.testing.assert_close(adapters[1][key], tensor, rtol=2e-3, atol=2e-5)
 
@@ -236,7 +287,12 @@ def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: P
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
     made = [
-        {"prompt": row["messages"][0]["content"], "chosen": row["messages"][1]["content"], "rejected": "…!", "lang": row["lang"]}
+        {
+            "prompt": row["messages"][0]["content"],
+            "chosen": row["messages"][1]["content"],
+            "rejected": "…!",
+            "lang": row["lang"],
+        }
         for row in rows()
     ]
     file.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in made), encoding="utf-8")
@@ -252,14 +308,31 @@ def test_preferences(objective: Any, tiny_gemma: Path, pairs: Path, tmp_path: Pa
     assert sum(line["loss"] for line in lines[-2:]) < sum(line["loss"] for line in lines[:2])
     for own in made.record["tuning"]["answers"].values():
         assert own["preferred"][1] >= own["preferred"][0]
-    assert sorted(p.name for p in (made.path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert not list(made.path.rglob("*.bin")) and "chosen answer likelier" in (made.path / "report.md").read_text()
+    assert sorted(p.name for p in (made.path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert (
+        not list(made.path.rglob("*.bin"))
+        and "chosen answer likelier" in (made.path / "report.md").read_text()
+    )
     Engine(made.path)
 
 
 def test_preferences_killed_end_in_the_same_bytes(tiny: Path, pairs: Path, tmp_path: Path) -> None:
     pytest.importorskip("trl")
-    words = ["finetune", str(tiny), "--data", str(pairs), "--objective", "simpo", "--steps", "20", *flags(), "--out"]
+    words = [
+        "finetune",
+        str(tiny),
+        "--data",
+        str(pairs),
+        "--objective",
+        "simpo",
+        "--steps",
+        "20",
+        *flags(),
+        "--out",
+    ]
     assert main([*words, str(tmp_path / "whole")]) == 0
     killed(words, tmp_path / "killed")
     outputs = [ledger.read_json(tmp_path / name / "stage.json")["outputs"] for name in ("whole", "killed")]
@@ -268,7 +341,11 @@ def test_preferences_killed_end_in_the_same_bytes(tiny: Path, pairs: Path, tmp_p
 
 
 def test_preview_and_dry_run(
-    tiny: Path, chat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    chat: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from onggi.train.outlook import seconds
 
@@ -276,7 +353,7 @@ def test_preview_and_dry_run(
     words = ["finetune", str(tiny), "--data", str(chat)]
     assert main([*words, "--preview"]) == 0
     told = capsys.readouterr().out
-    assert 'loss on ' in told and '"곧 올 거예요. 0<|im_end|>"' in told and "<|im_start|>user" in told
+    assert "loss on " in told and '"곧 올 거예요. 0<|im_end|>"' in told and "<|im_start|>user" in told
     assert "given ChatML's" in told
     assert main([*words, "--dry-run"]) == 0
     told = " ".join(capsys.readouterr().out.split())
@@ -306,7 +383,9 @@ def test_preview_and_dry_run(
         ({"length": 8}, "every dialogue in Korean is longer than 8 tokens"),
     ],
 )
-def test_what_cannot_work_is_said(options: dict[str, Any], said: str, tiny: Path, chat: Path, tmp_path: Path) -> None:
+def test_what_cannot_work_is_said(
+    options: dict[str, Any], said: str, tiny: Path, chat: Path, tmp_path: Path
+) -> None:
     data = options.pop("data", Names(str(chat)))
     with pytest.raises(OnggiError, match=said):
         finetune(FinetuneConfig(str(tiny), data, **{**SMALL, "steps": 8, **options}), tmp_path / "out")
@@ -317,5 +396,9 @@ def test_the_recipe_is_sound() -> None:
     steps = recipe.load(ROOT / "recipes" / "finetune-korean.yaml").steps
     assert [step.stage.verb for step in steps] == ["finetune", "quantize", "evaluate", "report"]
     made = recipe.config(steps[0], {step.name: Path(step.name) for step in steps})
-    assert made.model == "package:gemma3-270m" and made.limits == {"ja": 0.02} and set(made.languages) == {"ko", "en"}
+    assert (
+        made.model == "package:gemma3-270m"
+        and made.limits == {"ja": 0.02}
+        and set(made.languages) == {"ko", "en"}
+    )
     assert "seed" in made.data

@@ -133,7 +133,9 @@ def test_the_loss_is_on_answers_and_their_ends_alone(tiny: Path, tmp_path: Path)
     ours, tokens = loaded(with_template(tiny, tmp_path / "m"))
     made = ours.teach(LONG_TALK, END)
     assert len(made.ids) == len(made.learnt)
-    assert tokens.tokenizer.decode(made.ids, skip_special_tokens=False) == ours.render(LONG_TALK, answering=False)
+    assert tokens.tokenizer.decode(made.ids, skip_special_tokens=False) == ours.render(
+        LONG_TALK, answering=False
+    )
     assert learnt(tokens, made) == "네 🌧</s>อากาศไม่ดี</s>"
     assert learnt(tokens, ours.teach(LONG_TALK, END, "last")) == "อากาศไม่ดี</s>"
     # What asks for the last answer is what the model is given when it is asked.
@@ -167,7 +169,10 @@ def test_templates_that_cannot_be_taught(tiny: Path, tmp_path: Path) -> None:
 # ── the standard templates ─────────────────────────────────────────────────────────────────────
 
 CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "서울", "days": 2}}}
-TOOL = {"type": "function", "function": {"name": "weather", "description": "날씨 \"오늘\" <b>", "parameters": {}}}
+TOOL = {
+    "type": "function",
+    "function": {"name": "weather", "description": '날씨 "오늘" <b>', "parameters": {}},
+}
 WITH_TOOLS = [
     {"role": "system", "content": " ကူညီပါ "},
     {"role": "user", "content": "서울 날씨?"},
@@ -211,13 +216,17 @@ def test_the_standard_templates(tiny: Path, tmp_path: Path, pair: tuple[str, str
                 talk, tools=tools or None, tokenize=False, add_generation_prompt=answering
             )
             assert ours.render(talk, answering, tools) == rendered
-            assert rendered.count("<s>") == 1 and rendered.count(pair[0]) == rendered.count(pair[1]) + answering
+            assert (
+                rendered.count("<s>") == 1 and rendered.count(pair[0]) == rendered.count(pair[1]) + answering
+            )
     assert ours.takes_system()
     end = tokens.tokenizer.token_to_id(pair[1])
     said = learnt(tokens, ours.teach(LONG_TALK, {end}))
     assert said == f"네 🌧{pair[1]}อากาศไม่ดี{pair[1]}"
     said = learnt(tokens, ours.teach(WITH_TOOLS, {end}, tools=[TOOL]))
-    assert said.startswith('<tool_call>{"name": "weather", "arguments": {"city": "서울", "days": 2}}</tool_call>')
+    assert said.startswith(
+        '<tool_call>{"name": "weather", "arguments": {"city": "서울", "days": 2}}</tool_call>'
+    )
 
 
 def test_a_model_without_tokens_for_turns_is_given_chatml(tiny: Path) -> None:
@@ -249,7 +258,18 @@ def test_llama_cpp_renders_the_same_bytes(tiny: Path, tmp_path: Path, name: str)
             continue  # there it is the beginning of an answer that is to be gone on with
         # Its protocol is OpenAI's, in which the arguments of a call are JSON in a text.
         sent = [
-            {**m, "tool_calls": [{**CALL, "function": {**CALL["function"], "arguments": json.dumps(CALL["function"]["arguments"])}}]}
+            {
+                **m,
+                "tool_calls": [
+                    {
+                        **CALL,
+                        "function": {
+                            **CALL["function"],
+                            "arguments": json.dumps(CALL["function"]["arguments"]),
+                        },
+                    }
+                ],
+            }
             if m.get("tool_calls")
             else m
             for m in talk

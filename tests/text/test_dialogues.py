@@ -20,7 +20,10 @@ def asked(user: str, answer: str, **more: Any) -> dict[str, Any]:
 
 
 def faults(*rows: dict[str, Any], **options: Any) -> list[tuple[str, str]]:
-    return [(f.kind, str(f)) for f in read([(f"a, line {n}", row) for n, row in enumerate(rows, 1)], **options).faults]
+    return [
+        (f.kind, str(f))
+        for f in read([(f"a, line {n}", row) for n, row in enumerate(rows, 1)], **options).faults
+    ]
 
 
 def test_every_shape_becomes_the_same_dialogue() -> None:
@@ -38,7 +41,19 @@ def test_every_shape_becomes_the_same_dialogue() -> None:
     for row in rows:
         [made] = read([("a, line 1", row)]).dialogues
         assert [dict(message) for message in made.messages] == messages and made.lang == "ko"
-    [made] = read([("a", {"instruction": "번역하세요.", "input": "물", "output": "물은 영어로 water입니다.", "system": "짧게 답하세요."})]).dialogues
+    [made] = read(
+        [
+            (
+                "a",
+                {
+                    "instruction": "번역하세요.",
+                    "input": "물",
+                    "output": "물은 영어로 water입니다.",
+                    "system": "짧게 답하세요.",
+                },
+            )
+        ]
+    ).dialogues
     assert [m["role"] for m in made.messages] == ["system", "user", "assistant"]
     assert made.messages[1]["content"] == "번역하세요.\n\n물"
 
@@ -57,7 +72,9 @@ def test_preferences_of_every_shape() -> None:
         [made] = read([("a", row)]).dialogues
         assert made.is_preference and made.lang == "th" and made.prompt == (user,)
         assert (made.chosen[0]["content"], made.rejected[0]["content"]) == (good, bad)
-    assert faults({"prompt": question, "chosen": good})[0][1].endswith("has no rejected; a preference has both")
+    assert faults({"prompt": question, "chosen": good})[0][1].endswith(
+        "has no rejected; a preference has both"
+    )
     assert faults({"prompt": question, "chosen": good, "rejected": good})[0][0] == "duplicate"
 
 
@@ -82,9 +99,15 @@ def test_tools_are_kept() -> None:
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([("assistant", "안녕하세요."), ("user", "네.")], "begins with assistant (message 1); there should be system or user"),
+        (
+            [("assistant", "안녕하세요."), ("user", "네.")],
+            "begins with assistant (message 1); there should be system or user",
+        ),
         ([("user", "Γεια;"), ("user", "Γεια;"), ("assistant", "Γεια.")], "has, after user, user (message 2)"),
-        ([("user", "Γεια;"), ("assistant", "Γεια."), ("user", "Γεια;")], "ends with user; there should be assistant"),
+        (
+            [("user", "Γεια;"), ("assistant", "Γεια."), ("user", "Γεια;")],
+            "ends with user; there should be assistant",
+        ),
         ([("user", "a"), ("tool", "b"), ("assistant", "c")], "has, after user, tool (message 2)"),
         ([("user", "สวัสดี"), ("assistant", "  \n")], "has an empty answer"),
         ([("user", ""), ("assistant", "สวัสดี")], "has an empty message of user"),
@@ -118,7 +141,20 @@ def test_cut_in_the_middle_of_a_character(text: str, where: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["좋아요ㅋㅋ", "슬퍼ㅠ", "ㄱ은 기역입니다", "안녕", "é", "a\u0301", "नमस्ते", "தமிழ்", "ខ្មែរ", "น้ำ", "👩‍👩‍👧", "ㄱ"],
+    [
+        "좋아요ㅋㅋ",
+        "슬퍼ㅠ",
+        "ㄱ은 기역입니다",
+        "안녕",
+        "é",
+        "a\u0301",
+        "नमस्ते",
+        "தமிழ்",
+        "ខ្មែរ",
+        "น้ำ",
+        "👩‍👩‍👧",
+        "ㄱ",
+    ],
 )
 def test_whole_characters_are_not_taken_for_cut_ones(text: str) -> None:
     assert cut(text) is None
@@ -130,10 +166,16 @@ def test_another_language_than_the_tag_says() -> None:
     assert kind == "language" and "has an answer in English, but is tagged ko (Korean)" in why
     # A translation names the language, or holds it beside its own.
     assert not faults(asked("영어로 옮겨 주세요. 박물관은 열 시에 엽니다.", english, lang="ko"))
-    assert not faults(asked("다음 글의 오타를 고쳐 주세요.\nThe museum opens at ten in teh morning.", english, lang="ko"))
-    assert not faults(asked("자료로 주세요.", '{"name": "museum", "opening hours": "ten to six every day"}', lang="ko"))
+    assert not faults(
+        asked("다음 글의 오타를 고쳐 주세요.\nThe museum opens at ten in teh morning.", english, lang="ko")
+    )
+    assert not faults(
+        asked("자료로 주세요.", '{"name": "museum", "opening hours": "ten to six every day"}', lang="ko")
+    )
     assert not faults(asked("Wann öffnet das Museum?", "Das Museum öffnet um zehn Uhr morgens.", lang="de"))
-    assert faults(asked("?", "123", lang=None))[0][1].endswith('its language is not to be told; give it a "lang"')
+    assert faults(asked("?", "123", lang=None))[0][1].endswith(
+        'its language is not to be told; give it a "lang"'
+    )
     assert "'xx-nowhere' is not" in faults(asked("?", "네", lang="xx-nowhere"))[0][1]
 
 
@@ -176,7 +218,9 @@ def test_files_and_what_is_said_of_them(tmp_path: Path) -> None:
     assert f"{tmp_path / 'a.jsonl'}, line 2: has an empty answer." in said
     assert "line 3: is no dialogue (it has text)" in said
     found = read(records(str(tmp_path / "a.parquet")))
-    assert [d.place for d in found.dialogues] == [f"{tmp_path / 'a.parquet'}, row 1"] and len(found.faults) == 1
+    assert [d.place for d in found.dialogues] == [f"{tmp_path / 'a.parquet'}, row 1"] and len(
+        found.faults
+    ) == 1
     with pytest.raises(OnggiError, match=r"data: .*nowhere.jsonl: there is no such file; dialogues are"):
         list(records(str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(OnggiError, match=r"is neither .jsonl nor .parquet"):
@@ -190,7 +234,18 @@ def test_the_same_question_is_held_out_or_not() -> None:
     found = read([(str(n), row) for n, row in enumerate(rows)]).dialogues
     train, held_out = hold_out(found, 0.1)
     assert not {d.key for d in train} & {d.key for d in held_out}
-    assert len([d for d in held_out if d.lang == "ko"]) == 4 and len([d for d in held_out if d.lang == "sv"]) == 1
+    assert (
+        len([d for d in held_out if d.lang == "ko"]) == 4
+        and len([d for d in held_out if d.lang == "sv"]) == 1
+    )
     assert hold_out(found[::-1], 0.1)[1][::-1] == held_out
     with pytest.raises(OnggiError, match="one dialogue in Swedish is too little"):
         hold_out(found[-1:], 0.1)
+
+
+def test_the_shipped_dialogues_are_sound() -> None:
+    rows = list(records("seed"))
+    found = read(rows)
+    assert not found.faults, "\n".join(map(str, found.faults))
+    assert len(rows) >= 300 and {"ko", "en", "ja", "zh-Hans", "de", "es"} <= set(found.languages)
+    assert len({row["_id"] for _, row in rows}) == len(rows)

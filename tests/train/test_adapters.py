@@ -66,11 +66,18 @@ def test_merged_saved_and_loaded(kind: str, tmp_path: Path, request: pytest.Fixt
     with torch.no_grad():
         for name, parameter in engine.model.named_parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1)
+                parameter.add_(
+                    torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))) * 0.1
+                )
     trained = float(next_token(torch.float32, rows=made.rows)(engine.model, BATCH).detach())
     made.save(tmp_path / "adapter", "the/base")
-    assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 400_000  # no table of the vocabulary
+    assert sorted(file.name for file in (tmp_path / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert (
+        tmp_path / "adapter" / "adapter_model.safetensors"
+    ).stat().st_size < 400_000  # no table of the vocabulary
     merged = made.merged()
     assert {n for n, _ in merged.named_parameters()} == before.keys()
     assert float(naive(merged).detach()) == pytest.approx(trained, abs=1e-4)

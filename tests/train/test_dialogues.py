@@ -16,7 +16,11 @@ from onggi.train.dialogues import AnswerLoss, DialogueBatches, packed, plain
 from onggi.train.tokens import next_token
 
 TALKS = {
-    "ko": [("버스가 언제 와요?", "곧 옵니다."), ("김치는요?", "냉장고에 두세요."), ("안녕?", "안녕하세요. 무엇을 도와드릴까요?")],
+    "ko": [
+        ("버스가 언제 와요?", "곧 옵니다."),
+        ("김치는요?", "냉장고에 두세요."),
+        ("안녕?", "안녕하세요. 무엇을 도와드릴까요?"),
+    ],
     "el": [("Πού είναι;", "Εδώ δίπλα."), ("Τι ώρα είναι;", "Είναι τρεις.")],
     "km": [("តើនៅឯណា?", "នៅទីនេះ។"), ("អរុណសួស្តី", "អរុណសួស្តី!")],
 }
@@ -46,7 +50,11 @@ def test_no_document_sees_another(tiny: Path, taught: dict[str, list[Taught]]) -
     """The loss of a packed step is that of its dialogues, each alone."""
     engine = Engine(tiny)
     rows = packed(taught["ko"], 192)
-    assert len(rows) == 1 and (rows[0].positions == 0).sum() == 3 and not rows[0].learnt[rows[0].positions == 0].any()
+    assert (
+        len(rows) == 1
+        and (rows[0].positions == 0).sum() == 3
+        and not rows[0].learnt[rows[0].positions == 0].any()
+    )
     batches = DialogueBatches({"ko": rows}, {}, 1, 0.0, 1, 0)
     batch = batches.rows(0, 0, 1)
     assert float(batch["weights"].sum()) == pytest.approx(1)
@@ -89,7 +97,10 @@ def test_languages_in_turn_and_text_in_its_share(tiny: Path, taught: dict[str, l
     assert [batches.row(n)[0] for n in range(50)] == [language for language, _, _ in read[:50]]
     assert sum(batches.row(n)[1] for n in range(50, 100)) == 20
     counts = batches.tokens(0, 10)
-    assert counts["ja"]["learnt"] == 0 < counts["ja"]["replayed"] and counts["km"]["replayed"] == 0 < counts["km"]["learnt"]
+    assert (
+        counts["ja"]["learnt"] == 0 < counts["ja"]["replayed"]
+        and counts["km"]["replayed"] == 0 < counts["km"]["learnt"]
+    )
 
 
 def test_each_sequence_is_read_before_any_is_read_again(taught: dict[str, list[Taught]]) -> None:
@@ -107,4 +118,6 @@ def test_each_sequence_is_read_before_any_is_read_again(taught: dict[str, list[T
 def test_plain_text_is_cut_into_parts_and_ended() -> None:
     parts = plain(range(10, 20), 0, 1, 5)
     assert [part.ids for part in parts] == [[0, 10, 11, 12, 13], [0, 14, 15, 16, 17], [0, 18, 19, 1]]
-    assert all(all(part.learnt) for part in parts) and np.array_equal(packed(parts, 14)[0].learnt[[0, 5, 10]], [0, 0, 0])
+    assert all(all(part.learnt) for part in parts) and np.array_equal(
+        packed(parts, 14)[0].learnt[[0, 5, 10]], [0, 0, 0]
+    )

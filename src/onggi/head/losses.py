@@ -109,7 +109,16 @@ class _CrossEntropy(torch.autograd.Function):
             for start in range(0, len(targets), positions):
                 chunk = slice(start, start + positions)
                 loss += _chunk(
-                    states[chunk], rows, targets[chunk], weights[chunk].to(wide), head, z, kept, chunk, room, ids
+                    states[chunk],
+                    rows,
+                    targets[chunk],
+                    weights[chunk].to(wide),
+                    head,
+                    z,
+                    kept,
+                    chunk,
+                    room,
+                    ids,
                 )
         ctx.gradients = kept
         return loss.to(wide)

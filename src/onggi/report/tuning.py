@@ -19,11 +19,19 @@ _SHORT = {WORSE: WORSE, BETTER: BETTER, "no significant difference": "unclear", 
 
 def headline(found: Tuning, say: Phrases) -> str:
     """The finding in a sentence: "You gained … in Korean and lost … in Japanese." """
-    gains = {tag: _change(own) for tag, own in found["answers"].items() if own.get("verdict", BETTER) != WORSE}
+    gains = {
+        tag: _change(own) for tag, own in found["answers"].items() if own.get("verdict", BETTER) != WORSE
+    }
     gains = {tag: change for tag, change in gains.items() if change < -0.0005}
     losses = {tag: _change(own) for tag, own in found["probe"].items() if own.get("verdict") == WORSE}
-    gained = _listed([say("tuning.gain", share=f"{-share:.1%}", language=say.name(tag)) for tag, share in _most(gains)], say)
-    lost = _listed([say("tuning.loss", share=f"{share:.1%}", language=say.name(tag)) for tag, share in _most(losses)], say)
+    gained = _listed(
+        [say("tuning.gain", share=f"{-share:.1%}", language=say.name(tag)) for tag, share in _most(gains)],
+        say,
+    )
+    lost = _listed(
+        [say("tuning.loss", share=f"{share:.1%}", language=say.name(tag)) for tag, share in _most(losses)],
+        say,
+    )
     if gains and losses:
         return say("tuning.both", gained=gained, lost=lost)
     if gains:
@@ -85,7 +93,13 @@ def section(found: Tuning, again: str, say: Phrases) -> list[Block]:
             )
         )
     )
-    blocks += [*_answers(found, say), *_right(found, say), *_probe(found, say), *_curves(found, say), *_samples(found, say)]
+    blocks += [
+        *_answers(found, say),
+        *_right(found, say),
+        *_probe(found, say),
+        *_curves(found, say),
+        *_samples(found, say),
+    ]
     return [*blocks, *_made(found, again, say)]
 
 
@@ -207,7 +221,9 @@ def _samples(found: Tuning, say: Phrases) -> list[Block]:
         if sample.get("reference"):
             own = sample["reference"]
             answers.append(Answer(say("tuning.reference"), own[:_SHOWN], own[_SHOWN:], direction))
-        blocks.append(Sample(f"{_named(tag, say)}, {plain(sample['_id'])}", sample["prompt"], tag, direction, answers))
+        blocks.append(
+            Sample(f"{_named(tag, say)}, {plain(sample['_id'])}", sample["prompt"], tag, direction, answers)
+        )
     return blocks
 
 
@@ -227,8 +243,18 @@ def _made(found: Tuning, again: str, say: Phrases) -> list[Block]:
     facts = found["facts"]
     counts = ", ".join(f"{say.name(tag)} {count:,}" for tag, count in facts["dialogues"].items())
     told = [
-        say("tuning.method", method=facts["method"], objective=facts["objective"], steps=facts["steps"], rate=f"{facts['learning_rate']:g}"),
-        say("tuning.weights", trained=f"{facts['parameters']['trained']:,}", all=f"{facts['parameters']['all']:,}"),
+        say(
+            "tuning.method",
+            method=facts["method"],
+            objective=facts["objective"],
+            steps=facts["steps"],
+            rate=f"{facts['learning_rate']:g}",
+        ),
+        say(
+            "tuning.weights",
+            trained=f"{facts['parameters']['trained']:,}",
+            all=f"{facts['parameters']['all']:,}",
+        ),
         say("tuning.data", data=plain(", ".join(facts["data"])), counts=counts, left_out=facts["left_out"]),
         say("tuning.template", template=plain(facts["template"])),
     ]

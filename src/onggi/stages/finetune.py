@@ -137,7 +137,16 @@ class FinetuneConfig:
         if len(given) > 1:
             raise OnggiError(f"{given[1]}: --{given[0]} says how long to train already; give one of them.")
         for name in (
-            *("steps", "epochs", "minutes", "batch_tokens", "rank", "at_once", "measure_every", "probe_passages"),
+            *(
+                "steps",
+                "epochs",
+                "minutes",
+                "batch_tokens",
+                "rank",
+                "at_once",
+                "measure_every",
+                "probe_passages",
+            ),
             *("samples", "max_tokens", "beta", "alpha"),
         ):
             value = getattr(self, name)
@@ -151,7 +160,9 @@ class FinetuneConfig:
             if not 0 <= getattr(self, name) <= high or getattr(self, name) == 1:
                 raise OnggiError(f"{name}: {getattr(self, name)} is not a share from 0 to {high:g}.")
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
-            raise OnggiError(f"learning_rate: {self.learning_rate} is not between 0 and 1; 2e-4 is usual for adapters.")
+            raise OnggiError(
+                f"learning_rate: {self.learning_rate} is not between 0 and 1; 2e-4 is usual for adapters."
+            )
         for name in ("warmup", "weight_decay", "neftune", "gamma"):
             if (getattr(self, name) or 0) < 0:
                 raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
@@ -273,7 +284,11 @@ class _Tuning:
                 del engine, trained
                 release_memory()
                 after = self.measures(
-                    Engine(job.work, self.processes.device), config.max_tokens, job.partial / "after.json", bar, "after"
+                    Engine(job.work, self.processes.device),
+                    config.max_tokens,
+                    job.partial / "after.json",
+                    bar,
+                    "after",
                 )
                 self.finish(before, after, names)
         self.processes.wait()
@@ -303,7 +318,9 @@ class _Tuning:
         made = {side: list(data.taught(own, self.start, ends, config.turns)) for side, own in sides.items()}
         self.length = data.length(config.length, [len(t.ids) for _, t in made["train"]], self.window)
         if self.length > config.batch_tokens:
-            raise OnggiError(f"batch_tokens: {config.batch_tokens} are less than one sequence of {self.length} (--length).")
+            raise OnggiError(
+                f"batch_tokens: {config.batch_tokens} are less than one sequence of {self.length} (--length)."
+            )
         over, kept, self.replay_licence = self.replay
         size = config.batch_tokens // self.length
         self.batches = None
@@ -324,7 +341,11 @@ class _Tuning:
             }
             rows = {tag: batches.packed(own, self.length) for tag, own in fit.items()}
             self.batches = batches.DialogueBatches(rows, texts, size, config.replay, marks.pad, config.seed)
-            self.once = len(rows) * max(map(len, rows.values())) if config.balance == "languages" else sum(map(len, rows.values()))
+            self.once = (
+                len(rows) * max(map(len, rows.values()))
+                if config.balance == "languages"
+                else sum(map(len, rows.values()))
+            )
         self.held = {tag: [t for d, t in made["held out"] if d.lang == tag] for tag in found.languages}
         rejected = {tag: [t for d, t in made.get("rejected", ()) if d.lang == tag] for tag in found.languages}
         self.validation = Validation(self.start.tokens, kept, min(self.window or 2048, 2048))
@@ -538,7 +559,9 @@ class _Tuning:
         config, job, work = self.config, self.job, self.job.work
         base = references.about(self.start.folder)
         found = compared(self.measures, before, after, self.data.languages)
-        licences = [part for part in (self.data.licence, self.replay_licence if config.replay else None) if part]
+        licences = [
+            part for part in (self.data.licence, self.replay_licence if config.replay else None) if part
+        ]
         facts = {
             "method": config.method,
             "objective": config.objective,
@@ -572,14 +595,27 @@ class _Tuning:
             "grid": None,
             "tuned": {**facts, "moved": self.moved},
         }
-        tuned = {"name": job.out.name, "base": about["base"]["name"], "facts": facts, **found, "lines": self.lines}
+        tuned = {
+            "name": job.out.name,
+            "base": about["base"]["name"],
+            "facts": facts,
+            **found,
+            "lines": self.lines,
+        }
         ledger.write_json(work / references.ABOUT, about)
         ledger.write_json(work / TUNING, tuned)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines)
         (work / METRICS).write_text(lines, encoding="utf-8")
         (work / CURVES).write_text(curves.curves(self.lines), encoding="utf-8")
         (work / FAULTS).write_text(
-            (dialogues.said_of(self.data.faults, len(self.data.faults) + len(self.data.train) + len(self.data.held_out), 10**6) + "\n")
+            (
+                dialogues.said_of(
+                    self.data.faults,
+                    len(self.data.faults) + len(self.data.train) + len(self.data.held_out),
+                    10**6,
+                )
+                + "\n"
+            )
             if self.data.faults
             else "Nothing was left out.\n",
             encoding="utf-8",
@@ -587,10 +623,24 @@ class _Tuning:
         (work / "README.md").write_text(card.tuned(about, found), encoding="utf-8")
         again, phrases = command(STAGE, config, job.out), Phrases("en")
         blocks = tuning.section(tuned, again, phrases)
-        (work / "report.md").write_text(markdown.page([blocks], phrases, tuning.title(tuned, phrases)), encoding="utf-8")
-        (work / "report.html").write_text(html.page([blocks], tuning.title(tuned, phrases), phrases), encoding="utf-8")
+        (work / "report.md").write_text(
+            markdown.page([blocks], phrases, tuning.title(tuned, phrases)), encoding="utf-8"
+        )
+        (work / "report.html").write_text(
+            html.page([blocks], tuning.title(tuned, phrases), phrases), encoding="utf-8"
+        )
         job.finish(
-            [*names, references.ABOUT, TUNING, METRICS, CURVES, FAULTS, "README.md", "report.md", "report.html"],
+            [
+                *names,
+                references.ABOUT,
+                TUNING,
+                METRICS,
+                CURVES,
+                FAULTS,
+                "README.md",
+                "report.md",
+                "report.html",
+            ],
             command=again,
             facts=facts,
             tokens_per_second=self.facts.get("tokens_per_second"),
@@ -633,4 +683,16 @@ def talking(path: Path) -> tuple[str, str]:
     )
 
 
-STAGE = Stage("finetune", FinetuneConfig, finetune, inputs, plan, {"model": None}, _REVISION, show, dry_run, outlook, data.preview)
+STAGE = Stage(
+    "finetune",
+    FinetuneConfig,
+    finetune,
+    inputs,
+    plan,
+    {"model": None},
+    _REVISION,
+    show,
+    dry_run,
+    outlook,
+    data.preview,
+)

@@ -82,9 +82,17 @@ def read(config: FinetuneConfig) -> Data:
     kept, faults = [], list(found.faults)
     for dialogue in found.dialogues:
         if wanted and not dialogue.is_preference:
-            faults.append(dialogues.Fault(dialogue.place, "shape", f"has no chosen and rejected, which --objective {config.objective} learns from"))
+            faults.append(
+                dialogues.Fault(
+                    dialogue.place,
+                    "shape",
+                    f"has no chosen and rejected, which --objective {config.objective} learns from",
+                )
+            )
         elif dialogue.is_preference and not wanted:  # what was chosen is an answer
-            kept.append(replace(dialogue, messages=(*dialogue.messages, *dialogue.chosen), chosen=(), rejected=()))
+            kept.append(
+                replace(dialogue, messages=(*dialogue.messages, *dialogue.chosen), chosen=(), rejected=())
+            )
         else:
             kept.append(dialogue)
     if faults:
@@ -258,7 +266,9 @@ def fitting(found: Sequence[tuple[Dialogue, Taught]], length: int) -> dict[str, 
             f"({', '.join(d.place for d in own[:3])}{' …' if len(own) > 3 else ''}); --length takes longer ones."
         )
         if language not in kept:
-            raise OnggiError(f"length: every dialogue in {tags.name(language)} is longer than {length} tokens.")
+            raise OnggiError(
+                f"length: every dialogue in {tags.name(language)} is longer than {length} tokens."
+            )
     return kept
 
 
@@ -331,7 +341,9 @@ def preview(config: FinetuneConfig, count: int = 3) -> None:
         found = list(pieces(made.tokens, own.ids, own.learnt))
         line = Text(f"\n{dialogue.place}, {tags.name(dialogue.lang)}\n", style="bold")
         for i, (piece, counts) in enumerate(found):
-            line.append(piece, style=("black on green", "black on bright_green")[i % 2] if counts else "not bold dim")
+            line.append(
+                piece, style=("black on green", "black on bright_green")[i % 2] if counts else "not bold dim"
+            )
         console.print(line)
         # In words too, for who sees no colour.
         said = json.dumps("".join(piece for piece, counts in found if counts), ensure_ascii=False)

@@ -56,7 +56,9 @@ class Measures:
                 }
         bar.step(1, f"{what}: held-out answers")
         for language, passages in self.probe.items():
-            made = measure({"model": engine.states(list(passages.values()))}, {"model": engine.head}, "model")["model"]
+            made = measure(
+                {"model": engine.states(list(passages.values()))}, {"model": engine.head}, "model"
+            )["model"]
             found["probe"][language] = {"nll": [round(nats, 5) for nats in made.nll], "tokens": made.tokens}
             bar.step(1, f"{what}: the probe in {language}")
         for row in answering.answer(engine, self.prompts, Sampling(max_tokens=max_tokens), {}):
@@ -85,7 +87,11 @@ def prompts(config: FinetuneConfig, languages: Sequence[str], held_out: Sequence
             answer = (dialogue.chosen or dialogue.messages)[-1]["content"]
             before = tuple({"role": m["role"], "content": m["content"]} for m in dialogue.prompt[:-1])
             asked = dialogue.prompt[-1]["content"]
-            found.append(Prompt(f"held-out-{language}-{number}", language, (asked,), (answer or None,), "held out", before))
+            found.append(
+                Prompt(
+                    f"held-out-{language}-{number}", language, (asked,), (answer or None,), "held out", before
+                )
+            )
     return found
 
 
@@ -109,13 +115,14 @@ def compared(
             "tokens": tokens,
         }
         changes[language] = [
-            (b - a) / max(count, 1) for a, b, count in zip(was["nats"], now["nats"], was["tokens"], strict=True)
+            (b - a) / max(count, 1)
+            for a, b, count in zip(was["nats"], now["nats"], was["tokens"], strict=True)
         ]
         if measures.rejected:
             answers[language]["preferred"] = [
                 _preferred(side["answers"][language], side["rejected"][language]) for side in (before, after)
             ]
-    for language, verdict in _verdicts(statistics, changes, {name: 0.0 for name in changes}).items():
+    for language, verdict in _verdicts(statistics, changes, dict.fromkeys(changes, 0.0)).items():
         answers[language]["verdict"] = verdict
     probe: dict[str, Any] = {}
     changes = {}
@@ -165,7 +172,10 @@ def compared(
 
 
 def _verdicts(
-    statistics: Any, changes: Mapping[str, Sequence[float]], margins: Mapping[str, float], within: str | None = None
+    statistics: Any,
+    changes: Mapping[str, Sequence[float]],
+    margins: Mapping[str, float],
+    within: str | None = None,
 ) -> dict[str, str]:
     enough = {name: own for name, own in changes.items() if len(own) >= _FEWEST}
     if not enough:

@@ -48,7 +48,9 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
     from . import finetune_data as data
 
     if config.objective != "sft":
-        raise OnggiError(f"objective: --dry-run is for sft; {config.objective} has as many steps as --steps says.")
+        raise OnggiError(
+            f"objective: --dry-run is for sft; {config.objective} has as many steps as --steps says."
+        )
     if references.size(config.model) is None:
         raise OnggiError(
             f"model: {config.model} is not here yet; fetch it first with `onggi inspect {config.model}`."
@@ -69,7 +71,9 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
     if start.new:
         model.resize_token_embeddings(max(start.new) + 1, mean_resizing=False)
     if config.adapts:
-        shape = adapters.Shape(config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora")
+        shape = adapters.Shape(
+            config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"
+        )
         trained_rows = adapters.attach(model, shape, start.trained, 0).rows
     else:
         trained_rows = None
@@ -91,7 +95,9 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
         else max(round((config.epochs or 3) * once / (1 - config.replay) / size), 1)
     )
     of = sums.shape(known.to_dict(), total)
-    memory = sums.memory(of, min(count, size) * length, config.checkpointing, torch.float32) - 12 * (total - trained)
+    memory = sums.memory(of, min(count, size) * length, config.checkpointing, torch.float32) - 12 * (
+        total - trained
+    )
     return {
         "parameters": total,
         "trained": trained,
@@ -110,7 +116,8 @@ def dry_run(config: FinetuneConfig) -> str:
     """What `outlook` finds, to read."""
     found = outlook(config)
     rows = [
-        f"  {tag:10} {found['dialogues'][tag]:>6,} dialogues {found['tokens'][tag]:>9,} tokens" for tag in found["tokens"]
+        f"  {tag:10} {found['dialogues'][tag]:>6,} dialogues {found['tokens'][tag]:>9,} tokens"
+        for tag in found["tokens"]
     ]
     total = sum(found["tokens"].values())
     return "\n".join(

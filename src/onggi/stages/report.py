@@ -88,9 +88,7 @@ def report(config: ReportConfig, out: Path) -> Artifact:
         }
         for name, page in written.items():
             (job.work / name).write_text(page, encoding="utf-8")
-        return job.finish(
-            list(written), command=again, evaluations=[str(evaluation.path) for evaluation in evaluations]
-        )
+        return job.finish(list(written), command=again, evaluations=[str(made.path) for made in found])
 
 
 def show(artifact: Artifact) -> None:

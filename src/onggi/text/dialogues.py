@@ -240,7 +240,10 @@ def read(
             _check_new(dialogue, seen)
             for message in (*dialogue.messages, *dialogue.chosen):
                 if item := leaks(message["content"], dialogue.lang):
-                    raise _Wrong("leaked", f"holds text of an evaluation set ({item}), which would then measure nothing")
+                    raise _Wrong(
+                        "leaked",
+                        f"holds text of an evaluation set ({item}), which would then measure nothing",
+                    )
         except _Wrong as wrong:
             found.faults.append(Fault(place, wrong.kind, str(wrong)))
             continue
@@ -262,13 +265,18 @@ def dialogue_of(place: str, row: Mapping[str, Any]) -> Dialogue:
     elif "conversations" in row:
         messages = _messages(row["conversations"], "conversations", "from", "value")
     elif "instruction" in row:
-        asked = [str(row[name]).strip() for name in ("instruction", "input") if str(row.get(name, "")).strip()]
+        asked = [
+            str(row[name]).strip() for name in ("instruction", "input") if str(row.get(name, "")).strip()
+        ]
         messages = [
             {"role": "user", "content": "\n\n".join(asked)},
             {"role": "assistant", "content": _text(row.get("output"), "output")},
         ]
     elif "prompt" in row and "completion" in row:
-        messages = [*_side(row["prompt"], "prompt", "user"), *_side(row["completion"], "completion", "assistant")]
+        messages = [
+            *_side(row["prompt"], "prompt", "user"),
+            *_side(row["completion"], "completion", "assistant"),
+        ]
     else:
         raise _Wrong(
             "shape",
@@ -322,10 +330,14 @@ def _messages(value: Any, name: str, role: str = "role", content: str = "content
         if not isinstance(each, Mapping):
             raise _Wrong("shape", f"{name} holds a {type(each).__name__}; each message is an object")
         # A dialogue of one kind may stand in a row of the other.
-        key, text = (role, content) if role in each else ("role", "content") if "role" in each else ("from", "value")
+        key, text = (
+            (role, content) if role in each else ("role", "content") if "role" in each else ("from", "value")
+        )
         said = each.get(key)
         if said not in _ROLES:
-            raise _Wrong("roles", f"{name} has a message of {said!r}; there are system, user, assistant and tool")
+            raise _Wrong(
+                "roles", f"{name} has a message of {said!r}; there are system, user, assistant and tool"
+            )
         message: dict[str, Any] = {"role": _ROLES[said], "content": each.get(text) or ""}
         if isinstance(message["content"], list):  # parts, as of models that see pictures
             parts = message["content"]
@@ -333,14 +345,18 @@ def _messages(value: Any, name: str, role: str = "role", content: str = "content
                 raise _Wrong("shape", f"{name} holds a message with a part that is no text")
             message["content"] = "".join(part["text"] for part in parts)
         if not isinstance(message["content"], str):
-            raise _Wrong("shape", f"{name} holds a message whose content is a {type(message['content']).__name__}")
+            raise _Wrong(
+                "shape", f"{name} holds a message whose content is a {type(message['content']).__name__}"
+            )
         message |= {key: each[key] for key in _ABOUT_TOOLS if each.get(key)}
         found.append(message)
     return found
 
 
 def _side(value: Any, name: str, role: str) -> list[Message]:
-    return [{"role": role, "content": _text(value, name)}] if isinstance(value, str) else _messages(value, name)
+    return (
+        [{"role": role, "content": _text(value, name)}] if isinstance(value, str) else _messages(value, name)
+    )
 
 
 def _preference(row: Mapping[str, Any]) -> tuple[list[Message], list[Message], list[Message]]:
@@ -364,7 +380,9 @@ def _preference(row: Mapping[str, Any]) -> tuple[list[Message], list[Message], l
 
 def _text(value: Any, name: str) -> str:
     if not isinstance(value, str):
-        raise _Wrong("shape", f"{name} is {'not there' if value is None else f'a {type(value).__name__}'}, not a text")
+        raise _Wrong(
+            "shape", f"{name} is {'not there' if value is None else f'a {type(value).__name__}'}, not a text"
+        )
     return value
 
 
@@ -395,7 +413,9 @@ def _check_order(messages: Sequence[Message], asks: bool) -> None:
         }[before]
         if role not in allowed:
             after = "begins with" if before is None else f"has, after {before},"
-            raise _Wrong("roles", f"{after} {role} (message {number}); there should be {' or '.join(allowed)}")
+            raise _Wrong(
+                "roles", f"{after} {role} (message {number}); there should be {' or '.join(allowed)}"
+            )
         before = role
     last = ("user", "tool") if asks else ("assistant",)
     if before not in last:
@@ -452,7 +472,8 @@ def _check_language(dialogue: Dialogue) -> None:
         if not found or any(identify.alike(tag, dialogue.lang) for tag in found):
             continue
         other = found[0]
-        named = (tags.name(other, dialogue.lang), tags.name(other, "en"), tags.name(other, other))
+        own = tags.name(other, dialogue.lang)
+        named = (own, regex.sub("[语語]$", "文", own), tags.name(other, "en"), tags.name(other, other))
         if any(name and name.casefold() in asked.casefold() for name in named):
             continue
         lines = [line for line in asked.splitlines() if confusion.word_count(line) >= confusion.MIN_WORDS]
@@ -462,7 +483,8 @@ def _check_language(dialogue: Dialogue) -> None:
         ):
             continue
         raise _Wrong(
-            "language", f"has an answer in {tags.name(other)}, but is tagged {dialogue.lang} ({tags.name(dialogue.lang)})"
+            "language",
+            f"has an answer in {tags.name(other)}, but is tagged {dialogue.lang} ({tags.name(dialogue.lang)})",
         )
 
 

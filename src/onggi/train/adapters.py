@@ -91,7 +91,9 @@ def attach(model: nn.Module, shape: Shape, tokens: Sequence[int], seed: int, pat
         with _quiet():
             made = peft.get_peft_model(model, settings, adapter_name=_NAME)
     except ValueError as error:
-        raise OnggiError(f"method: peft finds no place for adapters in this model ({one_line(error)}).") from error
+        raise OnggiError(
+            f"method: peft finds no place for adapters in this model ({one_line(error)})."
+        ) from error
     finally:
         torch.set_rng_state(state)
     if tokens and not patched:
@@ -114,7 +116,9 @@ def imported() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise OnggiError("method: adapters need peft; pip install 'onggi[finetune]' (or --method full).") from error
+        raise OnggiError(
+            "method: adapters need peft; pip install 'onggi[finetune]' (or --method full)."
+        ) from error
     return peft
 
 

@@ -43,7 +43,9 @@ def packed(documents: Sequence[Taught], length: int) -> list[Row]:
         parts = [documents[number] for number in numbers]
         learnt = np.concatenate([np.array(part.learnt) for part in parts])
         positions = np.concatenate([np.arange(len(part.ids)) for part in parts])
-        made.append(Row(np.concatenate([np.array(p.ids) for p in parts]), positions, learnt & (positions > 0)))
+        made.append(
+            Row(np.concatenate([np.array(p.ids) for p in parts]), positions, learnt & (positions > 0))
+        )
     return made
 
 
@@ -140,7 +142,9 @@ class DialogueBatches:
             language, plain, sequence = self.row(number)
             own = counts.setdefault(language, {"tokens": 0, "learnt": 0, "replayed": 0})
             own["tokens"] += len(sequence.ids)
-            own["replayed" if plain else "learnt"] += len(sequence.ids) if plain else int(sequence.learnt.sum())
+            own["replayed" if plain else "learnt"] += (
+                len(sequence.ids) if plain else int(sequence.learnt.sum())
+            )
         return counts
 
 
@@ -153,7 +157,10 @@ class AnswerLoss:
     def __init__(self, documents: Mapping[str, Sequence[Taught]]):
         self.languages = list(documents)
         self._documents = [
-            (number, document) for number, own in enumerate(documents.values()) for document in own if any(document.learnt)
+            (number, document)
+            for number, own in enumerate(documents.values())
+            for document in own
+            if any(document.learnt)
         ]
         order = sorted(range(len(self._documents)), key=lambda i: -len(self._documents[i][1].ids))
         self._batches: list[list[int]] = []

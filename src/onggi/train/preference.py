@@ -111,7 +111,11 @@ def train(
                 settings.reference, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
             )
             made = _kept(trl.DPOTrainer)(
-                model, ref_model=reference, args=trl.DPOConfig(**shared), train_dataset=rows, processing_class=tokens
+                model,
+                ref_model=reference,
+                args=trl.DPOConfig(**shared),
+                train_dataset=rows,
+                processing_class=tokens,
             )
         else:
             from trl.experimental.cpo import CPOConfig, CPOTrainer
@@ -121,13 +125,19 @@ def train(
         made.begin(folder, bar, tick)
         kept = checkpoints.last(folder)
         if kept:
-            made.lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()][: kept.facts["lines"]]
+            made.lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines()][
+                : kept.facts["lines"]
+            ]
             bar.skip(kept.step)
         with ledger.writing(folder / METRICS) as aside:
             aside.write_text("".join(json.dumps(line) + "\n" for line in made.lines), encoding="utf-8")
         try:
             made.train(resume_from_checkpoint=str(kept.path) if kept else None)
-        except (ValueError, IndexError, KeyError) as error:  # trl's word for rows that it cannot make sense of
+        except (
+            ValueError,
+            IndexError,
+            KeyError,
+        ) as error:  # trl's word for rows that it cannot make sense of
             raise OnggiError(f"objective: trl cannot train on these rows ({one_line(error)}).") from error
     lines: list[dict[str, Any]] = made.lines
     return lines
@@ -175,7 +185,9 @@ def _kept(kind: type[Any]) -> type[Any]:
             if self.is_world_process_zero():
                 state = json.dumps({"global_step": self.state.global_step, "max_steps": self.args.max_steps})
                 facts = {"lines": len(self.lines)}
-                checkpoints.save(self.folder, self.state.global_step, self.model, _own(self.optimizer), facts, state)
+                checkpoints.save(
+                    self.folder, self.state.global_step, self.model, _own(self.optimizer), facts, state
+                )
                 self.tick()
             self.saved = time.monotonic()
 

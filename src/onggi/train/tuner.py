@@ -72,7 +72,9 @@ class Tuner(Trainer):
         words = ", ".join(f"{language} by {rise:.1%}" for language, rise in broken.items())
         share = min(max(2 * self.source.share, 0.1), MOST)
         if self.source.share < MOST and self.source.replay:
-            say(f"Step {step}: text got harder, {words}: {share:.0%} of the rows are plain text from here on.")
+            say(
+                f"Step {step}: text got harder, {words}: {share:.0%} of the rows are plain text from here on."
+            )
             self._note({"step": step, "replay": share, "because": broken})
             self.source.raise_to(share, step + self.passed_over)
         else:

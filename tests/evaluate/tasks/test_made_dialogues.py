@@ -45,7 +45,9 @@ def test_the_answers_are_right() -> None:
 
 
 def test_korean_particles_follow_the_last_syllable() -> None:
-    questions = [row["messages"][0]["content"] for _, row in made.rows(("ko",), 2000, 0) if row["kind"] == "continents"]
+    questions = [
+        row["messages"][0]["content"] for _, row in made.rows(("ko",), 2000, 0) if row["kind"] == "continents"
+    ]
     topics = [question.split(" 어느 대륙")[0] for question in questions if " 어느 대륙" in question]
     assert len(topics) > 100
     for topic in topics:
@@ -56,6 +58,8 @@ def test_korean_particles_follow_the_last_syllable() -> None:
 def test_the_same_facts_by_the_same_seed() -> None:
     first, again, other = (list(made.rows(("th", "de"), 12, seed)) for seed in (0, 0, 1))
     assert first == again != other
-    assert [n.replace("th", "de", 1) for n, row in first if row["lang"] == "th"][:4] == [n for n, row in first if row["lang"] == "de"][:4]
+    assert [n.replace("th", "de", 1) for n, row in first if row["lang"] == "th"][:4] == [
+        n for n, row in first if row["lang"] == "de"
+    ][:4]
     with pytest.raises(OnggiError, match="cldr: has no templates in ka; it has ko, en"):
         list(made.rows(("ka",)))

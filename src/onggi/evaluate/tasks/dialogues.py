@@ -25,7 +25,12 @@ from .facts import _items, _names
 ROWS = 40
 TASKS = ("capitals", "currencies", "continents", "languages_of", "number_words", "sums")
 _DATA = resources.files(__package__) / "data"
-_NAMES = {"capitals": "capital", "currencies": "currency", "continents": "continent", "languages_of": "language"}
+_NAMES = {
+    "capitals": "capital",
+    "currencies": "currency",
+    "continents": "continent",
+    "languages_of": "language",
+}
 
 
 @functools.cache
@@ -55,7 +60,9 @@ def rows(
     """
     chosen = [tag for tag in languages() if wanted is None or tag in wanted]
     if not chosen:
-        raise OnggiError(f"data: cldr: has no templates in {', '.join(wanted or ())}; it has {', '.join(languages())}.")
+        raise OnggiError(
+            f"data: cldr: has no templates in {', '.join(wanted or ())}; it has {', '.join(languages())}."
+        )
     for tag in chosen:
         kinds = {}
         for task in TASKS:
@@ -68,7 +75,10 @@ def rows(
                 if place < len(own) and made < count:
                     made += 1
                     name = f"cldr-{tag}-{task}-{place + 1}"
-                    yield name, {"_id": name, "lang": tag, "kind": task, "messages": own[place], "source": "cldr"}
+                    yield (
+                        name,
+                        {"_id": name, "lang": tag, "kind": task, "messages": own[place], "source": "cldr"},
+                    )
 
 
 def _asked(tag: str, task: str, item: dict[str, Any]) -> Iterator[list[dict[str, str]]]:
