@@ -32,7 +32,10 @@ from .progress import peak_memory, reset_peak_memory
 
 MARKER = "stage.json"
 PARTIAL = ".partial"
-_LIBRARIES = ("torch", "transformers", "compressed-tensors", "tokenizers", "safetensors", "numpy", "pyarrow")
+_LIBRARIES = (
+    *("torch", "transformers", "peft", "trl", "compressed-tensors"),
+    *("tokenizers", "safetensors", "numpy", "pyarrow"),
+)
 
 
 def cache_folder() -> Path:

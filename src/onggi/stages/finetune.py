@@ -282,6 +282,7 @@ class _Tuning:
             if self.processes.first:
                 names = self.write(trained)
                 del engine, trained
+                self.adapter = None  # and with it the model that it was for
                 release_memory()
                 after = self.measures(
                     Engine(job.work, self.processes.device),

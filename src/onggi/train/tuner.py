@@ -42,7 +42,6 @@ class Tuner(Trainer):
     def __init__(self, *arguments: Any, answers: AnswerLoss | None, guard: Guard | None, **options: Any):
         super().__init__(*arguments, **options)
         self.answers, self.guard = answers, guard
-        self.stopped: dict[str, float] = {}
         self._first_share = self.source.share
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -75,13 +74,13 @@ class Tuner(Trainer):
             say(
                 f"Step {step}: text got harder, {words}: {share:.0%} of the rows are plain text from here on."
             )
-            self._note({"step": step, "replay": share, "because": broken})
-            self.source.raise_to(share, step + self.passed_over)
+            begins = step + self.passed_over
+            self._note({"step": step, "replay": share, "from": begins, "because": broken})
+            self.source.raise_to(share, begins)
         else:
             say(f"Step {step}: text got harder, {words}, though half of the rows are plain text. Stopped.")
             self._note({"step": step, "stopped": broken})
             self.control.should_training_stop = True
-        self.stopped = broken
 
     def go_back_to_held(self) -> int | None:
         """Where the guard is broken at the end: the weights of the last measurement at which it held, and its step.
@@ -113,4 +112,4 @@ class Tuner(Trainer):
         self.source.shares[:] = [(0, self._first_share)]
         for line in self.lines:
             if "replay" in line:
-                self.source.raise_to(line["replay"], line["step"] + kept.facts["passed_over"])
+                self.source.raise_to(line["replay"], line["from"])
