@@ -116,7 +116,8 @@ def _word(verdict: str | None, say: Phrases) -> str:
 
 
 def _answers(found: Tuning, say: Phrases) -> list[Block]:
-    rows, tones = [], {}
+    rows: list[list[str]] = []
+    tones: dict[tuple[int, int], Any] = {}
     prefers = any("preferred" in own for own in found["answers"].values())
     for i, (tag, own) in enumerate(found["answers"].items()):
         row = [
@@ -164,7 +165,8 @@ def _right(found: Tuning, say: Phrases) -> list[Block]:
 
 def _probe(found: Tuning, say: Phrases) -> list[Block]:
     order = sorted(found["probe"], key=lambda tag: -_change(found["probe"][tag]))
-    rows, tones = [], {}
+    rows: list[list[str]] = []
+    tones: dict[tuple[int, int], Any] = {}
     for i, tag in enumerate(order):
         own = found["probe"][tag]
         star = "" if tag in found["trained"] else r"\*"

@@ -506,7 +506,7 @@ class _Tuning:
             self.start.folder,
             [(d.messages, d.chosen, d.rejected) for d in self.data.train],
             preference.Settings(
-                config.objective,
+                "dpo" if config.objective == "dpo" else "simpo",
                 steps,
                 self.pairs,
                 self.rate,

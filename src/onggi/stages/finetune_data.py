@@ -159,9 +159,10 @@ def start(model: Path) -> Start:
         from tokenizers import AddedToken
 
         tokens.tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in new])
-    ids = tuple(tokens.tokenizer.token_to_id(token) for token in standard.tokens)
-    added = tuple(tokens.tokenizer.token_to_id(token) for token in new)
-    return Start(model, tokens, chat.given(standard, model, tokens), standard, ids, added)
+    ids: dict[str, int] = {token: tokens.tokenizer.token_to_id(token) or 0 for token in standard.tokens}
+    added = tuple(ids[token] for token in new)
+    made = chat.given(standard, model, tokens)
+    return Start(model, tokens, made, standard, tuple(ids.values()), added)
 
 
 def written(made: Start, folder: Path) -> Start:
@@ -315,7 +316,7 @@ def pieces(tokens: Tokens, ids: Sequence[int], learnt: Sequence[bool]) -> Iterat
     stream = Stream(tokens)
     for token, counts in zip(ids, learnt, strict=True):
         if token in special:
-            yield tokens.tokenizer.id_to_token(token), counts
+            yield str(tokens.tokenizer.id_to_token(token)), counts
             stream = Stream(tokens)
         elif piece := stream.push(token):
             yield piece, counts

@@ -164,7 +164,7 @@ def _kept(kind: type[Any]) -> type[Any]:
             control.should_save = due and state.global_step < args.max_steps
             return control
 
-    class Kept(kind):  # type: ignore[misc]
+    class Kept(kind):
         def begin(self, folder: Path, bar: Progress, tick: Callable[[], None]) -> None:
             self.folder, self.bar, self.tick = folder, bar, tick
             self.lines: list[dict[str, Any]] = []
