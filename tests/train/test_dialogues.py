@@ -92,6 +92,8 @@ def test_languages_in_turn_and_text_in_its_share(tiny: Path, taught: dict[str, l
         one_plain = sum(is_plain for _, is_plain, _ in (batches.row(5 * step + i) for i in range(5)))
         plain_rows = [i for i in range(5) if batches.row(5 * step + i)[1]]
         assert float(whole["weights"][plain_rows].sum()) == pytest.approx(one_plain / 5)
+    nothing = batches.rows(0, 2, 2)  # of a process that has no row left for its last pass
+    assert nothing["ids"].numel() and not nothing["weights"].any()
     # Raised from the tenth step on, what was read before stays what it was.
     batches.raise_to(0.4, 10)
     assert [batches.row(n)[0] for n in range(50)] == [language for language, _, _ in read[:50]]

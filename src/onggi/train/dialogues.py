@@ -120,15 +120,17 @@ class DialogueBatches:
             own = [sequence for _, is_plain, sequence in found if is_plain == plain]
             tokens = sum(int(sequence.learnt.sum()) for sequence in own)
             weight[plain] = len(own) / self.size / max(tokens, 1)
-        width = max(len(sequence.ids) for _, _, sequence in found[start:stop])
-        ids = np.full((stop - start, width), self._pad)
-        positions = np.tile(np.arange(width), (stop - start, 1))
-        weights = np.zeros((stop - start, width), np.float32)
-        for i, (_, plain, sequence) in enumerate(found[start:stop]):
-            count = len(sequence.ids)
-            ids[i, :count], positions[i, :count] = sequence.ids, sequence.positions
+        # A process whose share is smaller than its passes has one without a row, and takes part all the same.
+        mine = found[start:stop] or [("", False, Row(*(np.zeros(2, np.int64) for _ in range(3))))]
+        width = max(len(row.ids) for _, _, row in mine)
+        ids = np.full((len(mine), width), self._pad)
+        positions = np.tile(np.arange(width), (len(mine), 1))
+        weights = np.zeros((len(mine), width), np.float32)
+        for i, (_, plain, row) in enumerate(mine):
+            count = len(row.ids)
+            ids[i, :count], positions[i, :count] = row.ids, row.positions
             positions[i, count:] = np.arange(width - count)  # padding is a document of its own
-            weights[i, :count] = sequence.learnt * weight[plain]
+            weights[i, :count] = row.learnt * weight[plain]
         return {
             "ids": torch.from_numpy(ids),
             "positions": torch.from_numpy(positions),
