@@ -84,6 +84,8 @@ class DialogueBatches:
 
     def _replayed(self, row: int) -> int:
         """How many of the first `row` rows are plain text."""
+        if not self.replay:
+            return 0
         count = 0
         ends = [first for first, _ in self.shares[1:]] + [row]
         for (first, share), end in zip(self.shares, ends, strict=True):
@@ -105,7 +107,7 @@ class DialogueBatches:
     def row(self, number: int) -> tuple[str, bool, Row]:
         """(language, whether it is plain text, the sequence) of a row, counted from the first step on."""
         before = self._replayed(number)
-        if self.replay and self._replayed(number + 1) > before:
+        if self._replayed(number + 1) > before:
             language, found = self._pick(self.replay, before, 1 << 20)
             return language, True, found
         language, found = self._pick(self.dialogues, number - before, 0)
