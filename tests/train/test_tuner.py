@@ -50,7 +50,7 @@ def test_text_is_doubled_and_then_it_stops(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_it_holds(tiny: Path, tmp_path: Path) -> None:
-    made = tuner(tiny, tmp_path, [2.0, 2.03, 2.04, 2.03, 1.9, 2.0, 2.0])
+    made = tuner(tiny, tmp_path, [2.0, 2.03, 2.039, 2.03, 1.9, 2.0, 2.0])
     lines = made.fit()
     assert made.state.global_step == 6 and made.go_back_to_held() is None
     assert not any("replay" in line or "stopped" in line for line in lines)

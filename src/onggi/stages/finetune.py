@@ -398,7 +398,7 @@ class _Tuning:
         model = engine.model
         if config.method == "qlora":
             model = adapters.quantized(self.start.folder, self.processes.device)
-        self.adapter = None
+        self.adapter: Any = None
         if config.adapts:
             shape = adapters.Shape(
                 config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"

@@ -183,7 +183,14 @@ def _kept(kind: type[Any]) -> type[Any]:
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             if self.is_world_process_zero():
-                state = json.dumps({"global_step": self.state.global_step, "max_steps": self.args.max_steps})
+                state = json.dumps(
+                    {
+                        "global_step": self.state.global_step,
+                        "max_steps": self.args.max_steps,
+                        "train_batch_size": self.args.per_device_train_batch_size,
+                        **{name: getattr(self.args, name) for name in ("logging_steps", "save_steps")},
+                    }
+                )
                 facts = {"lines": len(self.lines)}
                 checkpoints.save(
                     self.folder, self.state.global_step, self.model, _own(self.optimizer), facts, state
