@@ -21,14 +21,12 @@ from torch import Tensor
 from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
-from ..text.chat import Template, template
+from ..text.chat import TURN_ENDS, Template, template
 from ..text.tokens import Tokens, shared
 from . import generation, scoring
 from .generation import choose
 from .protocol import Answer, Prompt, Sampling, Scored
 
-# Tokens that end a turn, where a vocabulary has them: a base model's config names its end of text only.
-_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 # Positions run through the model in one batch, padding included.
 _BATCH = 4096
 
@@ -215,7 +213,7 @@ def _ends(model: Any, tokens: Tokens) -> frozenset[int]:
         given = getattr(config, "eos_token_id", None)
         found.update(given if isinstance(given, list) else [] if given is None else [given])
     special = {t.content: i for i, t in tokens.tokenizer.get_added_tokens_decoder().items() if t.special}
-    return frozenset(found | {special[end] for end in _TURN_ENDS if end in special})
+    return frozenset(found | {special[end] for end in TURN_ENDS if end in special})
 
 
 @contextlib.contextmanager
