@@ -15,6 +15,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DATA = {"onggi/text/data/probe.jsonl", "onggi/text/data/starter.jsonl", "onggi/py.typed"}
 DATA |= {"onggi/text/data/everyday.jsonl", "onggi/text/data/questions.jsonl"}
+DATA |= {"onggi/text/data/starts.jsonl"}
+DATA |= {f"onggi/text/data/seed-{tag}.jsonl" for tag in ("de", "en", "es", "ja", "ko", "zh-Hans")}
 DATA |= {"onggi/phrases/ko.yaml", "onggi/report/page.html"}
 
 

@@ -312,7 +312,7 @@ def test_the_code_does_what_it_should(key: str, tmp_path: Path) -> None:
     code = code_in(BY_ID[key])
     names = dict(NAMES, code=code, path=tmp_path / "text")
     printed = io.StringIO()
-    if not code.startswith("SELECT"):
+    if "(code" not in CHECKS[key]:  # else the check runs it: a query, an expression
         with contextlib.redirect_stdout(printed):
             exec(code, names)
     names["printed"] = printed.getvalue().strip()

@@ -61,7 +61,7 @@ def tally_metric(
 
 def tokens(rows: Iterable[Row]) -> int | None:
     """Tokens of all `rows`: scored, or written; None where a row does not tell, as those of lm-eval."""
-    own = [row.get("tokens") for row in rows]
+    own: list[Any] = [row.get("tokens") for row in rows]
     return None if None in own else sum(own)
 
 
