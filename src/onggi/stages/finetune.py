@@ -241,6 +241,7 @@ class _Tuning:
         from ..train import adapters
 
         self.config, self.job, self.processes = config, job, processes
+        self.adapter: Any = None
         check_services(config.report_to)
         if config.method == "qlora":
             adapters.check_quantized(processes.device)
@@ -396,7 +397,6 @@ class _Tuning:
         model = engine.model
         if config.method == "qlora":
             model = adapters.quantized(self.start.folder, self.processes.device)
-        self.adapter: Any = None
         if config.adapts:
             shape = adapters.Shape(
                 config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"
