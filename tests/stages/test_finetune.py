@@ -367,6 +367,39 @@ def test_what_cannot_work_is_said(
     assert not (tmp_path / "out" / "stage.json").exists()
 
 
+def test_what_is_said_of_gains_and_losses() -> None:
+    """Verdicts by paired tests: a gain in Korean, a loss in Japanese, nothing in Khmer's noise."""
+    from onggi.phrases import Phrases
+    from onggi.report import tuning
+    from onggi.stages.finetune_measures import Measures, compared, in_language
+
+    def side(answers: float, japanese: float, noise: float) -> dict[str, Any]:
+        own = {"nats": [answers * (10 + i) for i in range(8)], "tokens": [10 + i for i in range(8)]}
+        nll = {
+            "ja": [japanese * (100 + i) for i in range(12)],
+            "km": [200 + noise * (-1) ** i * (i + 3) for i in range(12)],
+        }
+        probe = {tag: {"nll": values, "tokens": [50] * 12} for tag, values in nll.items()}
+        return {"answers": {"ko": own}, "rejected": {}, "probe": probe, "rows": []}
+
+    measures = Measures({}, {}, {}, [])
+    found = compared(measures, side(3.0, 1.0, 0.0), side(2.1, 1.05, 3.0), ["ko"])
+    assert found["answers"]["ko"]["verdict"] == "better" and found["probe"]["ja"]["verdict"] == "worse"
+    assert found["probe"]["km"]["verdict"] == "no significant difference"
+    assert tuning.headline(found, Phrases("en")) == "You gained 30.0% in Korean and lost 5.0% in Japanese."
+    assert tuning.headline(found, Phrases("ko")) == "얻은 것은 한국어 30.0%, 잃은 것은 일본어 5.0%입니다."
+    same = compared(measures, side(3.0, 1.0, 0.0), side(3.001, 1.001, 0.0), ["ko"])
+    assert same["answers"]["ko"]["verdict"] == same["probe"]["ja"]["verdict"] == "equivalent within 1%"
+    said = tuning.headline(same, Phrases("en"))
+    assert said == "You gained nothing and lost nothing that the probe shows in 2 languages."
+    assert in_language({"line": 1.0, "empty": 0.0}) and in_language({"script": 1.0})
+    assert (
+        not in_language({})
+        and not in_language({"line": 0.0, "script": 1.0})
+        and not in_language({"empty": 1.0})
+    )
+
+
 def test_the_recipe_is_sound() -> None:
     steps = recipe.load(ROOT / "recipes" / "finetune-korean.yaml").steps
     assert [step.stage.verb for step in steps] == ["finetune", "quantize", "evaluate", "report"]
