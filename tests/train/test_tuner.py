@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from onggi.engines.transformers import Engine
+from onggi.errors import OnggiError
 from onggi.progress import Progress
 from onggi.text.chat import Taught
 from onggi.train.checkpoints import Kept
@@ -54,6 +55,14 @@ def test_it_holds(tiny: Path, tmp_path: Path) -> None:
     lines = made.fit()
     assert made.state.global_step == 6 and made.go_back_to_held() is None
     assert not any("replay" in line or "stopped" in line for line in lines)
+
+
+def test_it_never_held(tiny: Path, tmp_path: Path) -> None:
+    made = tuner(tiny, tmp_path, [2.0, 2.1, 2.1, 2.1])
+    made.fit()
+    assert made.state.global_step == 3
+    with pytest.raises(OnggiError, match=r"guard: broken at each measurement \(ja by 5.0% in the end\)"):
+        made.go_back_to_held()
 
 
 def test_a_resumed_run_knows_the_shares(tiny: Path, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ class Engine:
     """A loaded model: `tokens`, `body` (all but the head), `head`, `states` of texts, and what it would
     `generate`.
 
-    window: the most positions it takes, None where it has no such bound. ends: ids that end an answer.
+    window: the most positions it takes, None where it has no such bound. ends: ids that end an answer. plain: set it
+    for a model that has not learnt its chat template yet: chats are then asked as text.
 
     Raises OnggiError where the folder is not a sound checkpoint, a weight is not finite, or the
     logits are not those of `head` over the last hidden state.
@@ -52,6 +53,7 @@ class Engine:
         # Refuses code, pickles and damaged files with the reason, before transformers sees them.
         Checkpoint(folder)
         self.folder, self.device = folder, device or default_device()
+        self.plain = False
         try:
             with no_bars():
                 model: Any
@@ -154,7 +156,7 @@ class Engine:
         """Answers of many prompts in batches; see `generation.generate`. Messages go through the
         model's own chat template where it has one.
         """
-        yield from generation.generate(self, prompts, sampling, self._template)
+        yield from generation.generate(self, prompts, sampling, None if self.plain else self._template)
 
     @functools.cached_property
     def _template(self) -> Template | None:

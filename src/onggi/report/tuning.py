@@ -20,7 +20,7 @@ _SHORT = {WORSE: WORSE, BETTER: BETTER, "no significant difference": "unclear", 
 def headline(found: Tuning, say: Phrases) -> str:
     """The finding in a sentence: "You gained … in Korean and lost … in Japanese." """
     gains = {
-        tag: _change(own) for tag, own in found["answers"].items() if own.get("verdict", BETTER) != WORSE
+        tag: _change(own) for tag, own in found["answers"].items() if own.get("verdict", BETTER) == BETTER
     }
     gains = {tag: change for tag, change in gains.items() if change < -0.0005}
     losses = {tag: _change(own) for tag, own in found["probe"].items() if own.get("verdict") == WORSE}

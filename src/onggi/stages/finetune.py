@@ -241,6 +241,7 @@ class _Tuning:
         from ..train import adapters
 
         self.config, self.job, self.processes = config, job, processes
+        self.adapter: Any = None
         check_services(config.report_to)
         if config.method == "qlora":
             adapters.check_quantized(processes.device)
@@ -272,7 +273,7 @@ class _Tuning:
             raise OnggiError(f"{config.model}: is quantised; name the model it was made from.")
         self.source = source
         engine = Engine(self.start.folder, self.processes.device)
-        self.window, self.end = engine.window, None
+        self.window = engine.window
         self.dtype = precision(job, config.precision, engine.device)
         self.material(engine)
         with progress(f"finetune {job.out.name}", 1.0) as bar:
@@ -380,11 +381,9 @@ class _Tuning:
         """Measures of the model as it is: a base model is asked without a template, which it has never seen."""
         place = self.job.partial / "before.json"
         if self.processes.first:
-            template = engine._template
-            if self.start.standard:
-                engine._template = None
+            engine.plain = self.start.standard is not None
             found = self.measures(engine, self.config.max_tokens, place, bar, "before")
-            engine._template = template
+            engine.plain = False
         self.processes.wait()
         return found if self.processes.first else ledger.read_json(place)
 
@@ -398,7 +397,6 @@ class _Tuning:
         model = engine.model
         if config.method == "qlora":
             model = adapters.quantized(self.start.folder, self.processes.device)
-        self.adapter: Any = None
         if config.adapts:
             shape = adapters.Shape(
                 config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"

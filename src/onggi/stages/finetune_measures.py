@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..text.prompts import Prompt
     from .finetune import FinetuneConfig
 
-MARGIN = 0.01  # of the nats for a passage of the probe: so small a change is none
+MARGIN = 0.01  # of the loss before: so small a change is none
 _FEWEST = 6  # answers or passages, for a verdict
 
 
@@ -122,11 +122,11 @@ def compared(
             answers[language]["preferred"] = [
                 _preferred(side["answers"][language], side["rejected"][language]) for side in (before, after)
             ]
-    for language, verdict in _verdicts(statistics, changes, dict.fromkeys(changes, 0.0)).items():
+    margins = {language: MARGIN * own["before"] for language, own in answers.items()}
+    for language, verdict in _verdicts(statistics, changes, margins).items():
         answers[language]["verdict"] = verdict
     probe: dict[str, Any] = {}
-    changes = {}
-    margins = {}
+    changes, margins = {}, {}
     for language, was in before["probe"].items():
         now = after["probe"][language]
         mean = sum(was["nll"]) / len(was["nll"])
@@ -137,7 +137,7 @@ def compared(
         }
         changes[language] = [b - a for a, b in zip(was["nll"], now["nll"], strict=True)]
         margins[language] = MARGIN * mean
-    for language, verdict in _verdicts(statistics, changes, margins, f"{MARGIN:.0%}").items():
+    for language, verdict in _verdicts(statistics, changes, margins).items():
         probe[language]["verdict"] = verdict
     return {
         "trained": list(trained),
@@ -172,15 +172,12 @@ def compared(
 
 
 def _verdicts(
-    statistics: Any,
-    changes: Mapping[str, Sequence[float]],
-    margins: Mapping[str, float],
-    within: str | None = None,
+    statistics: Any, changes: Mapping[str, Sequence[float]], margins: Mapping[str, float]
 ) -> dict[str, str]:
     enough = {name: own for name, own in changes.items() if len(own) >= _FEWEST}
     if not enough:
         return {}
-    found = statistics.paired_verdicts(enough, margins, within=within)
+    found = statistics.paired_verdicts(enough, margins, within=f"{MARGIN:.0%}")
     return {name: verdict.verdict for name, verdict in found.items()}
 
 

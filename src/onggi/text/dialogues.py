@@ -150,11 +150,6 @@ class _Wrong(Exception):
 # ── sources ────────────────────────────────────────────────────────────────────────────────────
 
 
-def seeds() -> list[Path]:
-    """The files of the dialogues that ship with onggi."""
-    return sorted((Path(__file__).parent / "data").glob("seed*.jsonl"))
-
-
 def fingerprint(source: str) -> str:
     """A string that changes when the rows do; of a hub's data set its revision."""
     if source == SEED:
@@ -209,7 +204,8 @@ def _check_hub(source: str) -> None:
 
 
 def _seeds() -> list[Path]:
-    found = seeds()
+    """The files of the dialogues that ship with onggi."""
+    found = sorted((Path(__file__).parent / "data").glob("seed-*.jsonl"))
     if not found:
         raise OnggiError("data: seed: no dialogues ship with this installation; name a file of your own.")
     return found

@@ -59,6 +59,12 @@ class Adapter:
 
     def merged(self) -> nn.Module:
         """The model with the adapters in its weights, its names as before; the adapters are gone."""
+        for layer in _token_layers(self.peft):
+            # In place, where peft would make a table of its own for embedding and head each.
+            values, ids = layer.trainable_tokens_delta[_NAME], layer.token_indices[_NAME]
+            with torch.no_grad():
+                layer.base_layer.weight[torch.tensor(ids)] = values.to(layer.base_layer.weight)
+            layer.merged_adapters.append(_NAME)
         found: nn.Module = self.peft.merge_and_unload(adapter_names=[_NAME])
         return found
 
@@ -160,9 +166,7 @@ def check_quantized(device: torch.device) -> None:
 
 def _patch(made: Any, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Train rows without copies of the tables; returns (ids, values) of the head."""
-    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
-
-    layers = [module for module in made.modules() if isinstance(module, TrainableTokensLayer)]
+    layers = _token_layers(made)
     ids = torch.tensor(list(tokens), device=layers[0].base_layer.weight.device)
     tables = [(layer.base_layer, layer.trainable_tokens_delta[_NAME]) for layer in layers]
     for layer, (base, values) in zip(layers, tables, strict=True):
@@ -179,6 +183,12 @@ def _patch(made: Any, tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
     # Every pass begins with the embedding.
     made.get_input_embeddings().register_forward_pre_hook(write)
     return ids, tables[-1][1]
+
+
+def _token_layers(made: Any) -> list[Any]:
+    from peft.tuners.trainable_tokens.layer import TrainableTokensLayer
+
+    return [module for module in made.modules() if isinstance(module, TrainableTokensLayer)]
 
 
 def _embedding(base: Any, values: Tensor, ids: Tensor) -> Callable[[Tensor], Tensor]:
