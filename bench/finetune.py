@@ -4,8 +4,8 @@
 
 The same model, weights, dialogues, chat template, tokens of a step and AdamW; all weights are trained, in fp32 (bf16 products where the
 processor has them), the loss on the last answer alone. trl pads each batch to its longest row unless packing is on; then it
-packs by best fit too, and keeps documents apart only with FlashAttention, which a CPU has not: what each token
-sees is checked here by the loss of a packed sequence against that of its dialogues alone. Counted are useful tokens: no padding. Each
+packs by best fit too. What a token sees is checked for onggi by the loss of a packed sequence against that of its
+dialogues alone; trl's is not checked here. Counted are useful tokens: no padding. Each
 run is a process of its own, so that its peak memory is its own; rounds alternate, so that a busy machine is busy for all.
 Writes docs/benchmarks/finetune.md and .json.
 """
@@ -257,7 +257,7 @@ def write(
         *(f"- {kind}: {', '.join(f'{loss:.3f}' for loss in own[0]['losses'])}" for kind, own in runs.items()),
         "",
         f"No token sees another document: the loss of a packed sequence of six dialogues and the mean of theirs alone differ by "
-        f"{seen:.1e} nats in onggi. trl's packing keeps documents apart with FlashAttention alone, and says so in a warning.",
+        f"{seen:.1e} nats in onggi. What trl's packing lets a token see was not checked.",
         "",
     ]
     options.out.mkdir(parents=True, exist_ok=True)
