@@ -116,6 +116,12 @@ def parser(verb: str) -> Any:
             action="store_true",
             help="Print what it would make or take, and end; needs no --out.",
         )
+    if stage.preview:
+        made.add_argument(
+            "--preview",
+            action="store_true",
+            help="Print which tokens carry loss, in colour, and end; needs no --out.",
+        )
     made.add_argument("--out", required=True, metavar="DIR", help="Folder for the outputs; made if missing.")
     _add_switches(
         made, "Print one JSON object and no table: `path`, `verb`, `outputs` and the rest of DIR/stage.json."
@@ -179,7 +185,8 @@ def _stage(verb: str, words: list[str]) -> int:
 
         print(list_tasks())
         return 0
-    if stage.dry_run and "--dry-run" in words and not any(word.split("=")[0] == "--out" for word in words):
+    asks = (stage.dry_run and "--dry-run" in words) or (stage.preview and "--preview" in words)
+    if asks and not any(word.split("=")[0] == "--out" for word in words):
         words = [*words, "--out", os.devnull]
     parsed = _parse(parser(verb), words, f"onggi {verb}")
     config = stage.config(**{field.name: parsed[field.name] for field in fields(stage.config)})
@@ -188,6 +195,9 @@ def _stage(verb: str, words: list[str]) -> int:
             _print_json(stage.outlook(config))
         else:
             print(stage.dry_run(config))
+        return 0
+    if stage.preview and parsed.preview:
+        stage.preview(config)
         return 0
     artifact = stage.run(config, Path(parsed.out))
     if int(os.environ.get("RANK", 0)) > 0:  # of several processes (torchrun) the first speaks

@@ -32,7 +32,10 @@ from .progress import peak_memory, reset_peak_memory
 
 MARKER = "stage.json"
 PARTIAL = ".partial"
-_LIBRARIES = ("torch", "transformers", "compressed-tensors", "tokenizers", "safetensors", "numpy", "pyarrow")
+_LIBRARIES = (
+    *("torch", "transformers", "peft", "trl", "compressed-tensors"),
+    *("tokenizers", "safetensors", "numpy", "pyarrow"),
+)
 
 
 def cache_folder() -> Path:
@@ -128,9 +131,20 @@ def _record(path: Path) -> dict[str, Any] | None:
     if not isinstance(outputs, dict) or not isinstance(record.get("fingerprint"), str):
         return None
     for name, entry in outputs.items():
-        if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys() or Path(name).name != name:
+        if not isinstance(entry, dict) or not {"sha256", "bytes"} <= entry.keys() or not _within(name):
             return None
     return dict(record)
+
+
+def _within(name: str) -> bool:
+    """Whether `name` is a file's of the folder itself, or of a folder in it."""
+    path = Path(name)
+    return (
+        not path.is_absolute()
+        and name == path.as_posix()
+        and 1 <= len(path.parts) <= 2
+        and ".." not in path.parts
+    )
 
 
 class Job:
@@ -226,6 +240,7 @@ class Job:
         if moving.is_file() and record is None:  # killed while the outputs were being moved into place
             for name in moving.read_text().split("\n"):
                 if name and same and (self.out / name).is_file() and not (self.work / name).exists():
+                    (self.work / name).parent.mkdir(exist_ok=True)
                     (self.out / name).replace(self.work / name)
                 elif name:
                     (self.out / name).unlink(missing_ok=True)
@@ -252,7 +267,7 @@ class Job:
             aside.write_text(str(self._earlier + time.monotonic() - self._started))
 
     def finish(self, outputs: list[str], **facts: Any) -> Artifact:
-        """Move `outputs` (names of files in `work`) into the folder in place of an earlier artifact's,
+        """Move `outputs` (names of files in `work`, or in a folder there) into the folder in place of an earlier artifact's,
         write the marker over them, drop the partial units.
         """
         old = set((_record(self.out) or {"outputs": ()})["outputs"]) - set(outputs)
@@ -262,6 +277,7 @@ class Job:
         for name in old:
             (self.out / name).unlink(missing_ok=True)
         for name in outputs:
+            (self.out / name).parent.mkdir(exist_ok=True)
             (self.work / name).replace(self.out / name)
         seconds = self._earlier + time.monotonic() - self._started
         record = {

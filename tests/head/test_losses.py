@@ -169,3 +169,18 @@ def test_z_loss_is_the_square_of_the_log_sum(kind: str) -> None:
     (own * weights).sum().backward()
     torch.testing.assert_close(found, (own * weights).sum())
     torch.testing.assert_close(mine, (hidden.grad, weight.grad))
+
+
+def test_a_few_rows_of_a_frozen_head() -> None:
+    """Their gradient is that of the whole weight's rows; with softcap, scale and a bias."""
+    torch.manual_seed(3)
+    hidden, targets = torch.randn(50, 16), torch.randint(0, 300, (50,))
+    weight, ids = torch.randn(300, 16, requires_grad=True), torch.tensor([7, 299, int(targets[0])])
+    settings: dict[str, Any] = {"bias": torch.randn(300), "softcap": 4.0, "scale": 0.7}
+    cross_entropy(hidden, Head(weight, **settings), targets, z=1e-3, positions=16).backward()
+    assert weight.grad is not None
+    rows = weight.detach()[ids].clone().requires_grad_()
+    frozen = weight.detach().clone()
+    loss = cross_entropy(hidden, Head(frozen, **settings), targets, z=1e-3, positions=16, rows=(ids, rows))
+    (3 * loss).backward()
+    torch.testing.assert_close(rows.grad, 3 * weight.grad[ids], rtol=1e-4, atol=1e-6)

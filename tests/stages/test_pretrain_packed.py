@@ -117,7 +117,7 @@ def test_minutes_are_steps_that_are_kept(
     from onggi.train.outlook import seconds
 
     module = sys.modules[stage.__module__]
-    monkeypatch.setattr(module, "_measured", lambda *_: 2.0)
+    monkeypatch.setattr(module, "step_seconds", lambda *_: 2.0)
     made = pretrain(config(packed, steps=None, minutes=0.2), tmp_path / "a")
     assert json.loads((made.path / "onggi.json").read_text())["pretrained"]["steps"] == 6
     monkeypatch.undo()

@@ -22,14 +22,12 @@ from torch import Tensor
 from ..errors import OnggiError, one_line
 from ..head import Head
 from ..models.checkpoint import Checkpoint
-from ..text.chat import Template, template
+from ..text.chat import TURN_ENDS, Template, template
 from ..text.tokens import Tokens, shared
 from . import generation, scoring
 from .generation import choose
 from .protocol import Answer, Prompt, Sampling, Scored
 
-# Tokens that end a turn, where a vocabulary has them: a base model's config names its end of text only.
-_TURN_ENDS = ("<end_of_turn>", "<|im_end|>", "<|eot_id|>")
 # Positions run through the model in one batch, padding included.
 _BATCH = 4096
 
@@ -43,7 +41,8 @@ class Engine:
     """A loaded model: `tokens`, `body` (all but the head), `head`, `states` of texts, and what it would
     `generate`.
 
-    window: the most positions it takes, None where it has no such bound. ends: ids that end an answer.
+    window: the most positions it takes, None where it has no such bound. ends: ids that end an answer. plain: set it
+    for a model that has not learnt its chat template yet: chats are then asked as text.
 
     Raises OnggiError where the folder is not a sound checkpoint, a weight is not finite, or the
     logits are not those of `head` over the last hidden state.
@@ -57,6 +56,7 @@ class Engine:
         # It says at every matrix that it computes in 16 bits.
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         self.folder, self.device = folder, device or default_device()
+        self.plain = False
         try:
             with no_bars():
                 model: Any
@@ -159,7 +159,7 @@ class Engine:
         """Answers of many prompts in batches; see `generation.generate`. Messages go through the
         model's own chat template where it has one.
         """
-        yield from generation.generate(self, prompts, sampling, self._template)
+        yield from generation.generate(self, prompts, sampling, None if self.plain else self._template)
 
     @functools.cached_property
     def _template(self) -> Template | None:
@@ -218,7 +218,7 @@ def _ends(model: Any, tokens: Tokens) -> frozenset[int]:
         given = getattr(config, "eos_token_id", None)
         found.update(given if isinstance(given, list) else [] if given is None else [given])
     special = {t.content: i for i, t in tokens.tokenizer.get_added_tokens_decoder().items() if t.special}
-    return frozenset(found | {special[end] for end in _TURN_ENDS if end in special})
+    return frozenset(found | {special[end] for end in TURN_ENDS if end in special})
 
 
 @contextlib.contextmanager

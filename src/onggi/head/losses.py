@@ -36,6 +36,7 @@ def cross_entropy(
     z: float = 0.0,
     positions: int | None = None,
     dtype: torch.dtype = torch.float32,
+    rows: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Σ weights · −log p(target), nats, a scalar whose backward pass reaches `hidden` and the head.
 
@@ -46,7 +47,9 @@ def cross_entropy(
     bias, softcap and scale are honoured. Gradients are those of the hidden states, the weight and the
     bias; they can be gone back through once, and not differentiated again. z: with it Σ weights · z ·
     (log Σ exp logits)² is added, which keeps logits from drifting away together (z-loss; PaLM,
-    arXiv 2204.02311, section 5, has 1e-4).
+    arXiv 2204.02311, section 5, has 1e-4). rows: (ids, values) of a few rows of the head's weight, which is frozen and
+    holds these values already: the gradient of the loss reaches `values` (ids, hidden size) without one for the
+    whole weight.
     Raises `ValueError` where shapes differ or a target is not in the vocabulary.
     """
     count = len(targets)
@@ -63,8 +66,20 @@ def cross_entropy(
         raise ValueError(f"a target is not among the {head.vocabulary} of the vocabulary.")
     if positions is None:
         positions = chunk(head.vocabulary, dtype)
+    ids, values = rows or (None, None)
     loss: Tensor = _CrossEntropy.apply(
-        hidden, head.weight, head.bias, targets, weights, head, z, positions, dtype, torch.is_grad_enabled()
+        hidden,
+        head.weight,
+        head.bias,
+        values,
+        targets,
+        weights,
+        head,
+        z,
+        positions,
+        dtype,
+        torch.is_grad_enabled(),
+        ids,
     )
     return loss
 
@@ -78,6 +93,7 @@ class _CrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         bias: Tensor | None,
+        values: Tensor | None,
         targets: Tensor,
         weights: Tensor,
         head: Head,
@@ -85,13 +101,14 @@ class _CrossEntropy(torch.autograd.Function):
         positions: int,
         dtype: torch.dtype,
         backward: bool,
+        ids: Tensor | None,
     ) -> Tensor:
         wide = torch.promote_types(dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
-            wanted = [backward and needed for needed in ctx.needs_input_grad[:3]]
+            wanted = [backward and needed for needed in ctx.needs_input_grad[:4]]
             kept = [
                 torch.zeros_like(tensor, dtype=wide) if need and tensor is not None else None
-                for need, tensor in zip(wanted, (hidden, weight, bias), strict=True)
+                for need, tensor in zip(wanted, (hidden, weight, bias, values), strict=True)
             ]
             states, rows = hidden.to(dtype), weight.to(dtype)
             room = _Room(min(positions, len(targets)), rows, wide)
@@ -99,7 +116,16 @@ class _CrossEntropy(torch.autograd.Function):
             for start in range(0, len(targets), positions):
                 own = slice(start, start + positions)
                 loss += _chunk(
-                    states[own], rows, targets[own], weights[own].to(wide), head, z, kept, own, room
+                    states[own],
+                    rows,
+                    targets[own],
+                    weights[own].to(wide),
+                    head,
+                    z,
+                    kept,
+                    own,
+                    room,
+                    ids,
                 )
         ctx.gradients = kept
         return loss.to(wide)
@@ -111,7 +137,7 @@ class _CrossEntropy(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if float(scale) != 1.0:
             gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
-        return (*gradients, *[None] * 7)
+        return (*gradients, *[None] * 8)
 
 
 class _Room:
@@ -140,15 +166,18 @@ def _chunk(
     kept: list[Tensor | None],
     own: slice,
     room: _Room,
+    ids: Tensor | None,
 ) -> Tensor:
-    """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias)."""
+    """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias, some rows)."""
     products = room.products[: len(targets)]  # (chunk, vocab)
     torch.mm(states, rows.T, out=products)
     loss = torch.zeros((), dtype=torch.float64, device=states.device)
     for start in range(0, len(targets), room.block):
         part = slice(start, start + room.block)
         loss += _slopes(products[part], targets[part], weights[part], head, z, kept, room.logits)
-    of_hidden, of_weight, _ = kept
+    of_hidden, of_weight, _, of_rows = kept
+    if of_rows is not None and ids is not None:
+        of_rows.addmm_(products[:, ids].T.to(of_rows.dtype), states.to(of_rows.dtype))
     if of_hidden is not None:
         of_hidden[own] = products @ rows
     if of_weight is not None and room.of_weight is None:

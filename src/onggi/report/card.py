@@ -172,6 +172,42 @@ def distilled(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def tuned(about: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """The card of a model that `onggi finetune` made; found: its `tuning.json`."""
+    base, facts = about["base"], about["tuned"]
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in facts["dialogues"].items())
+    trained, total = facts["parameters"]["trained"], facts["parameters"]["all"]
+    lines = [
+        *_metadata(about, "finetune", {"tokens": facts["dialogues"]}, ["conversational"]),
+        f"# {base['name']}, tuned on dialogues",
+        "",
+        f"{base['name']} ({base['source']}), taught to answer by onggi.",
+        "",
+        f"- method: {facts['method']}, {facts['objective']}; {trained:,} of {total:,} weights trained, merged into bf16"
+        + ("; the adapter alone is in `adapter/`" if facts["method"] != "full" else ""),
+        f"- {facts['steps']} steps of {facts['batch_tokens']} places, learning rate {facts['learning_rate']:g} at its peak, "
+        f"products in {facts['precision']}",
+        f"- dialogues: {counts}; data: {', '.join(facts['data'])}"
+        + (f" ({facts['licence']})" if facts.get("licence") else ""),
+        f"- chat template: {facts['template']}",
+        f"- its own grid: {own_grid(about)}",
+        "",
+        "| | held-out answers, nats a token | the probe, nats for a passage | answers in the language |",
+        "|---|---|---|---|",
+    ]
+    for tag in dict.fromkeys([*found["answers"], *found["probe"]]):
+        answers, probe, right = (found[key].get(tag) for key in ("answers", "probe", "right"))
+        cells = [
+            f"{answers['before']:.3f} → {answers['after']:.3f}" if answers else "",
+            f"{probe['before']:.1f} → {probe['after']:.1f}" if probe else "",
+            f"{right['before']['right']:.0%} → {right['after']['right']:.0%}" if right else "",
+        ]
+        lines.append(f"| {tags.name(tag)} | {' | '.join(cells)} |")
+    if about.get("terms"):
+        lines += ["", about["terms"]]
+    return "\n".join([*lines, ""])
+
+
 def _training(facts: Mapping[str, Any]) -> list[str]:
     optimizer = {"muon": "Muon"}.get(facts.get("optimizer", ""), "AdamW")
     return [
@@ -349,6 +385,11 @@ def grid(facts: Mapping[str, Any] | None) -> str:
 def own_grid(about: Mapping[str, Any]) -> str:
     """As `grid`, of a model by all that is known of it: one that was trained on has left its base's."""
     facts = about.get("continued")
+    if tuned := about.get("tuned"):
+        came = f", which came on {grid(about['base']['grid'])}" if about["base"].get("grid") else ""
+        moved = tuned["moved"].get("linears", {}).get("moved")
+        far = f" by {moved:.2%} of their size" if moved else ""
+        return f"tuned from {about['base']['source']}{came}; its linear weights moved{far}"
     if not facts:
         return grid(about.get("grid"))
     base = about["base"]

@@ -11,9 +11,9 @@ from ..phrases import Phrases
 from .blocks import Block, Code, Figure, Heading, Items, Pages, Paragraph, Sample, Table
 
 
-def page(sections: Sequence[Sequence[Block]], say: Phrases) -> str:
-    """The whole report of one or several evaluations."""
-    return f"# {say('title')}\n\n" + "\n\n---\n\n".join(map(section, sections)) + "\n"
+def page(sections: Sequence[Sequence[Block]], say: Phrases, title: str = "") -> str:
+    """The whole report of one or several evaluations; `title` is the usual one by default."""
+    return f"# {title or say('title')}\n\n" + "\n\n---\n\n".join(map(section, sections)) + "\n"
 
 
 def section(blocks: Sequence[Block]) -> str:

@@ -11,6 +11,7 @@ from . import answers as _answers
 from . import capture as _capture
 from . import distill as _distill
 from . import evaluate as _evaluate
+from . import finetune as _finetune
 from . import pack as _pack
 from . import pretrain as _pretrain
 from . import quantize as _quantize
@@ -29,6 +30,7 @@ VERBS: dict[str, Stage] = {
         _pack,
         _reshape,
         _pretrain,
+        _finetune,
         _capture,
         _answers,
         _distill,
@@ -44,6 +46,7 @@ from .capture import CaptureConfig, capture  # noqa: E402
 from .chat import Answer, ChatConfig, Conversation, chat  # noqa: E402
 from .distill import DistillConfig, distill  # noqa: E402
 from .evaluate import EvaluateConfig, evaluate  # noqa: E402
+from .finetune import FinetuneConfig, finetune  # noqa: E402
 from .inspect import inspect  # noqa: E402
 from .pack import PackConfig, pack  # noqa: E402
 from .pretrain import PretrainConfig, pretrain  # noqa: E402
@@ -63,6 +66,7 @@ __all__ = [
     "Conversation",
     "DistillConfig",
     "EvaluateConfig",
+    "FinetuneConfig",
     "PackConfig",
     "Plan",
     "PretrainConfig",
@@ -78,6 +82,7 @@ __all__ = [
     "chat",
     "distill",
     "evaluate",
+    "finetune",
     "inspect",
     "pack",
     "pretrain",

@@ -28,7 +28,8 @@ class Stage:
     of a recipe. run: config, folder → Artifact. inputs: the fingerprints of what the config names,
     by key. revision: raised when the verb's results change. positional: the fields that stand on
     the command line without a flag, with argparse's `nargs`. show: prints a finished artifact. dry_run: what
-    `--dry-run` prints, for a verb that has it, and outlook the same as data, for `--json`.
+    `--dry-run` prints, for a verb that has it, and outlook the same as data, for `--json`. preview: prints what
+    `--preview` does, for a verb that has it.
     """
 
     verb: str
@@ -41,6 +42,7 @@ class Stage:
     show: Callable[[Artifact], None] | None = None
     dry_run: Callable[[Any], str] | None = None
     outlook: Callable[[Any], dict[str, Any]] | None = None
+    preview: Callable[[Any], None] | None = None
 
 
 def flag(name: str) -> str:

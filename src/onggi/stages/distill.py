@@ -19,9 +19,10 @@ from ..ledger import Artifact
 from ..progress import say
 from . import pretrain_plan
 from .base import Names, Plan, Stage, command, options
-from .pretrain import PretrainConfig, processes, train
+from .pretrain import PretrainConfig, train
 from .pretrain_result import CURVES, Trained
 from .pretrain_text import NO_PROBE, Material, packed_folder
+from .training import processes
 
 _REVISION = 1
 

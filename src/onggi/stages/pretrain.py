@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -19,7 +18,7 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import console, progress, release_memory, say
+from ..progress import progress, release_memory, say
 from . import pretrain_result as result
 from .base import Names, Stage, command, options, precision
 from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
@@ -27,12 +26,20 @@ from .pretrain_start import RANDOM
 from .pretrain_start import start as begin
 from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
+from .training import (
+    Processes,
+    check_services,
+    named_services,
+    one_pass,
+    processes,
+    step_seconds,
+    write_weights,
+)
 
 _REVISION = 2
 # Validation is measured so many times, but takes no more than this share of the training's time. It has no backward
 # pass: a third of the arithmetic a token.
 _VALIDATIONS, _VALIDATING = 20, 0.1
-_SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 
 
 @dataclass(frozen=True)
@@ -146,9 +153,7 @@ class PretrainConfig:
                 raise OnggiError(f"{name}: {getattr(self, name)} is less than nothing.")
         if self.shard and _optimizer(self) == "muon":
             raise OnggiError("shard: is for --optimizer adamw; Muon needs whole matrices.")
-        for service in self.report_to or ():
-            if service not in _SERVICES:
-                raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
+        named_services(self.report_to)
 
     @property
     def is_new(self) -> bool:
@@ -200,37 +205,6 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     return found
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes of one training: this one's device, whether it is the first, and waiting for all."""
-
-    device: Any
-    first: bool
-    wait: Callable[[], None]
-
-
-@contextlib.contextmanager
-def processes() -> Any:
-    """Those that torchrun started, else this one alone. All but the first keep quiet."""
-    import torch
-
-    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
-    if count == 1:
-        yield Processes(device, True, lambda: None)
-        return
-    if cuda:
-        torch.cuda.set_device(device)
-    torch.distributed.init_process_group("nccl" if cuda else "gloo")
-    was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
-    try:
-        yield Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
-    finally:
-        console.quiet = was
-        torch.distributed.destroy_process_group()
-
-
 class Course(Protocol):
     """What a training is for, where it is not to predict the text (`onggi distill`): the same training of the same
     checkpoint, with another loss and another end.
@@ -259,7 +233,7 @@ def train(
     from ..train.tokens import next_token
     from ..train.validation import Validation
 
-    _check_services(config)
+    check_services(config.report_to)
     start = begin(config, job, processes)
     source = checkpoints.Checkpoint(start)
     if "quantization_config" in source.config:
@@ -355,7 +329,7 @@ def train(
     weights = made.weights()
     if processes.first:
         shutil.copyfile(job.partial / "training" / trainer.METRICS, job.work / trainer.METRICS)
-        moved = result.write(source, weights, table_names, job.work, start)
+        moved = write_weights(source, weights, table_names, job.work, start)
         trained = result.Trained(start, source, facts, lines, validation, after, moved, speed)
         if course:
             course.finish(job, trained)
@@ -372,14 +346,6 @@ def _decay(config: PretrainConfig) -> float:
     if config.weight_decay is not None:
         return config.weight_decay
     return 0.1 if config.is_new else 0.0
-
-
-def _check_services(config: PretrainConfig) -> None:
-    from transformers.integrations import get_available_reporting_integrations
-
-    for service in config.report_to or ():
-        if service not in get_available_reporting_integrations():
-            raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
 
 
 def _steps(
@@ -403,7 +369,7 @@ def _steps(
         return material.once
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
-        each = _measured(model, loss, batches, at_once)
+        each = step_seconds(model, loss, batches, at_once)
         steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
@@ -442,29 +408,11 @@ def _compile(
     shape = outlook.shape(model.config.to_dict(), sum(p.numel() for p in model.parameters()))
     size = material.source.size
     arithmetic = outlook.arithmetic(shape, material.length) * steps * size * material.length
-    step = _pass(model, loss, material.source, at_once)
+    step = one_pass(model, loss, material.source, at_once)
     pays = compiled.worthwhile(model, step, steps * size / min(at_once, size), arithmetic)
     model.zero_grad(set_to_none=True)
     with ledger.writing(kept) as aside:
         aside.write_text("yes" if pays else "no")
-
-
-def _pass(model: Any, loss: Any, source: Any, at_once: int) -> Callable[[], Any]:
-    """What makes the loss of one pass of a training of `model`."""
-    device = next(model.parameters()).device
-    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, min(at_once, source.size)).items()}
-    model.requires_grad_(True).train()
-    return lambda: loss(model, batch)
-
-
-def _measured(model: Any, loss: Any, source: Any, at_once: int) -> float:
-    """Seconds of one step here, from a few passes; leaves the model as it was."""
-    from ..train import outlook
-
-    each = outlook.seconds(_pass(model, loss, source, at_once))
-    model.zero_grad(set_to_none=True)
-    model.requires_grad_(False).eval()
-    return each * source.size / min(at_once, source.size)
 
 
 def show(artifact: Artifact) -> None:

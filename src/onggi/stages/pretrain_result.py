@@ -17,30 +17,6 @@ if TYPE_CHECKING:
 CURVES = "curves.svg"
 
 
-def write(
-    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
-) -> dict[str, Any]:
-    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
-    import torch
-
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..train.movement import Movement
-
-    movement = Movement()
-    tensors = {}
-    for name in source.entries:
-        if name not in weights:  # a table that the architecture computes and its file holds all the same
-            tensors[name] = checkpoints.copied(source, name)
-            continue
-        rounded = weights[name].to(torch.bfloat16)
-        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
-        movement.add(kind, source.tensor(name), rounded.cpu())
-        tensors[name] = checkpoints.pending(rounded)
-    checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
-    return movement.facts(on_grid=bool(references.about(start).get("grid")))
-
-
 @dataclass(frozen=True)
 class Trained:
     """What came out of a training. start: the folder that it began with, source its checkpoint. validation: what

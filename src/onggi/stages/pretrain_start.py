@@ -11,7 +11,8 @@ from ..errors import OnggiError
 from .pretrain_text import packed_folder
 
 if TYPE_CHECKING:
-    from .pretrain import PretrainConfig, Processes
+    from .pretrain import PretrainConfig
+    from .training import Processes
 
 RANDOM = "random"
 

@@ -14,6 +14,9 @@ from . import rate_results
 from .base import Plan, Stage, command, options
 
 _REVISION = 4
+# verb → what of its folder is read
+_READ = {"evaluate": "scores.json", "finetune": "tuning.json", "results": "results.json"}
+_FOLDERS = "`onggi evaluate`, of `onggi finetune` or of `onggi rate results`"
 
 
 @dataclass(frozen=True)
@@ -27,17 +30,15 @@ class ReportConfig:
     """
 
     inputs: list[str]
-    """Folders that `onggi evaluate` made; and those of `onggi rate results`, whose verdicts of people stand with
-    the evaluation of the same models."""
+    """Folders that `onggi evaluate` or `onggi finetune` made; and those of `onggi rate results`, whose verdicts of
+    people stand with the evaluation of the same models."""
     language: str = "en"
     """Language of every sentence: en or ko. Another one is one file of phrases."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
         if not self.inputs:
-            raise OnggiError(
-                "inputs: name at least one folder of `onggi evaluate` or of `onggi rate results`."
-            )
+            raise OnggiError(f"inputs: name at least one folder of {_FOLDERS}.")
         try:
             Phrases(self.language)
         except OnggiError as error:
@@ -45,22 +46,20 @@ class ReportConfig:
 
 
 def inputs(config: ReportConfig) -> dict[str, Any]:
-    """Fingerprints of the evaluations and of people's results."""
+    """Fingerprints of the evaluations, tunings and people's results."""
     return {"inputs": [_found(folder).fingerprint for folder in config.inputs]}
 
 
 def _found(folder: str) -> Artifact:
     found = ledger.artifact(Path(folder))
-    if found is None or found.record.get("verb") not in ("evaluate", "results"):
-        raise OnggiError(
-            f"{folder}: is not a finished folder of `onggi evaluate` or of `onggi rate results`."
-        )
+    if found is None or found.record.get("verb") not in _READ:
+        raise OnggiError(f"{folder}: is not a finished folder of {_FOLDERS}.")
     return found
 
 
 def report(config: ReportConfig, out: Path) -> Artifact:
     """Write `out`/report.html and report.md; see `ReportConfig`. Raises OnggiError for a folder that
-    is no evaluation, a language without phrases.
+    is none of these, a language without phrases.
 
     >>> from pathlib import Path
     >>> from onggi.stages import ReportConfig, report
@@ -68,50 +67,50 @@ def report(config: ReportConfig, out: Path) -> Artifact:
     >>> sorted(made.record["outputs"])
     ['report.html', 'report.md']
     """
-    from ..report import content, html, markdown, pages, people
+    from ..report import content, html, markdown, pages, people, tuning
 
     given = [_found(folder) for folder in config.inputs]
-    evaluations = [folder for folder in given if folder.record["verb"] == "evaluate"]
-    studies = [folder for folder in given if folder.record["verb"] == "results"]
     job = ledger.begin(out, "report", options(config), inputs(config), _REVISION)
     if job.done:
         return job.done
     again, say = command(STAGE, config, out), Phrases(config.language)
     with job:
-        found = [ledger.read_json(evaluation.path / "scores.json") for evaluation in evaluations]
-        said = [ledger.read_json(study.path / "results.json") for study in studies]
+        read = [(made, ledger.read_json(made.path / _READ[made.record["verb"]])) for made in given]
+        evaluations, tunings, studies = (
+            [found for made, found in read if made.record["verb"] == verb] for verb in _READ
+        )
         # Each study stands with the first evaluation that it belongs to; with none, by itself.
-        home = [next((s for s in found if people.belongs(each, s)), None) for each in said]
-        for results, scores in zip(said, home, strict=True):
+        home = [
+            (study, next((s for s in evaluations if people.belongs(study, s)), None)) for study in studies
+        ]
+        for study, scores in home:
             if scores is not None:
-                people.add(results, scores)
-        sections = [
-            content.section(
-                scores,
-                evaluation.record,
-                again,
-                say,
-                pages.first_answers(evaluation.path / "answers.jsonl"),
-                [results for results, own in zip(said, home, strict=True) if own is scores],
-            )
-            for scores, evaluation in zip(found, evaluations, strict=True)
-        ]
-        sections += [
-            people.alone(results, study.record, again, say)
-            for results, study, own in zip(said, studies, home, strict=True)
-            if own is None
-        ]
+                people.add(study, scores)
+        sections = []
+        for made, found in read:
+            if made.record["verb"] == "evaluate":
+                answers = pages.first_answers(made.path / "answers.jsonl")
+                said = [study for study, scores in home if scores is found]
+                sections.append(content.section(found, made.record, again, say, answers, said))
+            elif made.record["verb"] == "finetune":
+                sections.append(tuning.section(found, made.record["command"], say))
+            elif any(study is found and scores is None for study, scores in home):
+                sections.append(people.alone(found, made.record, again, say))
+        title = content.title([*evaluations, *studies])
+        tuned = ", ".join(tuning.title(found, say) for found in tunings)
         written = {
-            "report.html": html.page(sections, content.title([*found, *said]), say),
-            "report.md": markdown.page(sections, say),
+            "report.html": html.page(sections, title or tuned, say),
+            "report.md": markdown.page(sections, say, "" if title else tuned),
         }
         for name, page in written.items():
             (job.work / name).write_text(page, encoding="utf-8")
+        folders = {verb: [str(made.path) for made in given if made.record["verb"] == verb] for verb in _READ}
         return job.finish(
             list(written),
             command=again,
-            evaluations=[str(evaluation.path) for evaluation in evaluations],
-            studies=[str(study.path) for study in studies],
+            evaluations=folders["evaluate"],
+            tunings=folders["finetune"],
+            studies=folders["results"],
         )
 
 
@@ -119,13 +118,18 @@ def show(artifact: Artifact) -> None:
     """Print headline and table of a finished report to the terminal, and where the page is."""
     from rich.console import Console
 
-    from ..report import terminal
+    from ..report import terminal, tuning
 
     console, say = Console(highlight=False), Phrases(artifact.record["options"]["language"])
     for folder in artifact.record["evaluations"]:
         file = Path(folder) / "scores.json"
         if file.is_file():
             terminal.show(console, ledger.read_json(file), say)
+    for folder in artifact.record.get("tunings", ()):
+        file = Path(folder) / "tuning.json"
+        if file.is_file():
+            words = tuning.headline(ledger.read_json(file), say)
+            console.print(words, style="bold", markup=False)
     for folder in artifact.record.get("studies", ()):
         if found := ledger.artifact(Path(folder)):
             rate_results.show(found)

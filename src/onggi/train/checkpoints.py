@@ -53,11 +53,11 @@ def save(
     """
     path = folder / f"step-{step:08d}"
     weights, kept = {}, {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in _trained(model).items():
         tensor = whole(parameter.detach())
         if first:
             weights[name] = checkpoints.pending(tensor)
-        for key, value in state_of(optimizer, parameter).items() if parameter.requires_grad else ():
+        for key, value in state_of(optimizer, parameter).items():
             if isinstance(value, Tensor):
                 tensor = whole(value)
                 if first:
@@ -79,6 +79,11 @@ def save(
         shutil.rmtree(old)
 
 
+def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What a training changes, and so all that has to be kept of it."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def last(folder: Path) -> Kept | None:
     """The last whole checkpoint in `folder`; None where there is none."""
     for path in sorted(folder.glob("step-*"), reverse=True):
@@ -97,15 +102,14 @@ def last(folder: Path) -> Kept | None:
 
 def restore(kept: Kept, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
     """Put weights back, and with an `optimizer` what it had noted and the random numbers too."""
-    named = dict(model.named_parameters())
+    named = _trained(model)
     with torch.no_grad(), safe_open(kept.path / _WEIGHTS, framework="pt") as file:
         for name, parameter in named.items():
             parameter.copy_(like(file.get_tensor(name), parameter))
     if optimizer is None:
         return
     for parameter in named.values():
-        if parameter.requires_grad:
-            state_of(optimizer, parameter).clear()
+        state_of(optimizer, parameter).clear()
     with safe_open(kept.path / _OPTIMIZER, framework="pt") as file:
         for entry in file.keys():  # noqa: SIM118 (no mapping)
             key, _, name = entry.partition("|")

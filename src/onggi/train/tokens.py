@@ -154,10 +154,10 @@ class PackedBatches:
         return {name: int(count) for name, count in zip(names, counts, strict=True) if count}
 
 
-def next_token(dtype: torch.dtype, z: float = 0.0) -> Loss:
+def next_token(dtype: torch.dtype, z: float = 0.0, rows: tuple[Tensor, Tensor] | None = None) -> Loss:
     """The loss: cross-entropy of each token given those before it in its document, Σ weights · nats.
 
-    dtype: of the matrix products; the weights themselves stay as they are. z: see `head.cross_entropy`.
+    dtype: of the matrix products; the weights themselves stay as they are. z, rows: see `head.cross_entropy`.
     """
 
     def loss(model: Any, batch: Batch) -> Tensor:
@@ -170,6 +170,7 @@ def next_token(dtype: torch.dtype, z: float = 0.0) -> Loss:
             batch["weights"][:, 1:].flatten(),
             z=z,
             dtype=dtype,
+            rows=rows,
         )
 
     return loss

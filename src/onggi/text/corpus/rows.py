@@ -107,7 +107,7 @@ def kind(name: str) -> str:
                 f"{name}: is none of {', '.join((*_JSON, '.parquet', *_PLAIN))}, with or without .gz."
             )
         return found
-    if _HUB.fullmatch(name) and not name.startswith((".", "/")) and _kind(path) is None:
+    if is_hub(name):
         return "hub"
     sources.load(name)  # raises, saying what a source may be
     raise AssertionError(name)
@@ -496,6 +496,16 @@ def _read_known(
 
 
 # ── a hub's data sets ──────────────────────────────────────────────────────────────────────────
+
+
+def is_hub(name: str) -> bool:
+    """Whether `name` is a data set's on a hub, and no file's."""
+    return bool(_HUB.fullmatch(name)) and not name.startswith((".", "/")) and _kind(Path(name)) is None
+
+
+def hub(name: str) -> Iterator[dict[str, Any]]:
+    """The records of a hub's data set as they are. Raises OnggiError as `read` does."""
+    yield from _hub(name)
 
 
 def _hub(name: str) -> Any:

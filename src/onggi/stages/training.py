@@ -1,0 +1,111 @@
+"""What the stages that train share: processes, services that draw curves, the time of a step, writing the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import OnggiError
+from ..progress import console
+
+_SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
+
+
+def named_services(wanted: Sequence[str] | None) -> None:
+    """OnggiError for a service that there is not."""
+    for service in wanted or ():
+        if service not in _SERVICES:
+            raise OnggiError(f"report_to: {service!r} is none of {', '.join(_SERVICES)}.")
+
+
+def check_services(wanted: Sequence[str] | None) -> None:
+    """OnggiError for a service that is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    for service in wanted or ():
+        if service not in get_available_reporting_integrations():
+            raise OnggiError(f"report_to: {service} is not installed; `pip install {service}` mends it.")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of one training: this one's device, whether it is the first, and waiting for all."""
+
+    device: Any
+    first: bool
+    wait: Callable[[], None]
+
+
+@contextlib.contextmanager
+def processes() -> Any:
+    """Those that torchrun started, else this one alone. All but the first keep quiet."""
+    import torch
+
+    count, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if count == 1:
+        yield Processes(device, True, lambda: None)
+        return
+    if cuda:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if cuda else "gloo")
+    was, console.quiet = console.quiet, console.quiet or torch.distributed.get_rank() > 0
+    try:
+        yield Processes(device, torch.distributed.get_rank() == 0, torch.distributed.barrier)
+    finally:
+        console.quiet = was
+        torch.distributed.destroy_process_group()
+
+
+def one_pass(model: Any, loss: Any, source: Any, at_once: int) -> Callable[[], Any]:
+    """What makes the loss of one pass of a training of `model`, which is set to train."""
+    device = next(model.parameters()).device
+    batch = {name: tensor.to(device) for name, tensor in source.rows(0, 0, min(at_once, source.size)).items()}
+    model.train()
+    return lambda: loss(model, batch)
+
+
+def step_seconds(model: Any, loss: Any, source: Any, at_once: int) -> float:
+    """Seconds of one step here, from a few passes; leaves the model as it was. What is trained is what wants gradients,
+    all of the weights where none does.
+    """
+    from ..train import outlook
+
+    frozen = not any(parameter.requires_grad for parameter in model.parameters())
+    if frozen:
+        model.requires_grad_(True)
+    each = outlook.seconds(one_pass(model, loss, source, at_once))
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    if frozen:
+        model.requires_grad_(False)
+    return each * source.size / min(at_once, source.size)
+
+
+def write_weights(
+    source: Any, weights: Mapping[str, Any], tables: set[str], out: Path, start: Path
+) -> dict[str, Any]:
+    """Write the weights, which bf16 holds, under the names of `source`; returns how far they moved."""
+    import torch
+
+    from ..models import checkpoint as checkpoints
+    from ..models import references
+    from ..train.movement import Movement
+
+    movement = Movement()
+    tensors = {}
+    for name in source.entries:
+        if name not in weights:  # a table that the architecture computes and its file holds all the same
+            tensors[name] = checkpoints.copied(source, name)
+            continue
+        rounded = weights[name].to(torch.bfloat16)
+        kind = "embedding" if name in tables else "linears" if rounded.ndim > 1 else "norms"
+        movement.add(kind, source.tensor(name), rounded.cpu())
+        tensors[name] = checkpoints.pending(rounded)
+    checkpoints.write_shard(out / checkpoints.SINGLE, tensors)
+    return movement.facts(on_grid=bool(references.about(start).get("grid")))

@@ -1,0 +1,80 @@
+"""What guards languages while a model is tuned: when it is broken, what it does, and that a resumed run knows of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onggi.engines.transformers import Engine
+from onggi.errors import OnggiError
+from onggi.progress import Progress
+from onggi.text.chat import Taught
+from onggi.train.checkpoints import Kept
+from onggi.train.dialogues import DialogueBatches, packed
+from onggi.train.schedule import Schedule
+from onggi.train.tokens import next_token
+from onggi.train.trainer import METRICS, Options
+from onggi.train.tuner import HELD, Guard, Tuner
+
+ROWS = packed([Taught([0, 5, 6, 7, 1], [False, False, True, True, True])], 8)
+
+
+def tuner(tiny: Path, folder: Path, text: list[float]) -> Tuner:
+    """One whose held-out Japanese is measured to be `text`, a value a measurement."""
+    values = iter(text)
+
+    def validate(model: Any) -> dict[str, float]:
+        return {"ja": next(values), "ko": 3.0}
+
+    model = Engine(tiny).model.requires_grad_(True)
+    source = DialogueBatches({"ko": ROWS}, {"ja": ROWS}, 10, 0.2, 1, 0)
+    schedule, options = Schedule(6, 1e-4, 1), Options(validate_every=1)
+    made = (model, next_token(torch.float32), source, schedule, options, folder, Progress("test", 6))
+    return Tuner(*made, validate=validate, answers=None, guard=Guard({"ja": 0.02}))
+
+
+def test_text_is_doubled_and_then_it_stops(tiny: Path, tmp_path: Path) -> None:
+    made = tuner(tiny, tmp_path, [2.0, 2.03, 2.05, 2.06, 2.03, 2.05, 2.07])
+    lines = made.fit()
+    assert [(line["step"], line["replay"]) for line in lines if "replay" in line] == [(2, 0.4), (3, 0.5)]
+    assert [line["step"] for line in lines if "stopped" in line] == [5]
+    assert made.source.shares == [(0, 0.2), (20, 0.4), (30, 0.5)] and made.state.global_step == 5
+    assert [sum(made.source.row(10 * step + i)[1] for i in range(10)) for step in range(5)] == [2, 2, 4, 5, 5]
+    moved = made.model.model.lm_head.weight.clone()
+    assert made.go_back_to_held() == 4
+    assert not torch.equal(made.model.model.lm_head.weight, moved)
+    assert sorted(path.name for path in (tmp_path / HELD).iterdir()) == ["step-00000001", "step-00000004"]
+
+
+def test_it_holds(tiny: Path, tmp_path: Path) -> None:
+    made = tuner(tiny, tmp_path, [2.0, 2.03, 2.039, 2.03, 1.9, 2.0, 2.0])
+    lines = made.fit()
+    assert made.state.global_step == 6 and made.go_back_to_held() is None
+    assert not any("replay" in line or "stopped" in line for line in lines)
+
+
+def test_it_never_held(tiny: Path, tmp_path: Path) -> None:
+    made = tuner(tiny, tmp_path, [2.0, 2.1, 2.1, 2.1])
+    made.fit()
+    assert made.state.global_step == 3
+    with pytest.raises(OnggiError, match=r"guard: broken at each measurement \(ja by 5.0% in the end\)"):
+        made.go_back_to_held()
+
+
+def test_a_resumed_run_knows_the_shares(tiny: Path, tmp_path: Path) -> None:
+    made = tuner(tiny, tmp_path, [])
+    lines: list[dict[str, Any]] = [
+        {"step": 0, "bits_per_byte": {"ja": 2.0}},
+        {"step": 3, "replay": 0.4, "from": 5, "because": {"ja": 0.03}},
+        {"step": 4, "loss": 1.0},
+    ]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    facts = {"watch": {"recent": [], "lowest": None}, "lines": 2}
+    made._load(Kept(tmp_path, 3, facts))
+    assert made.source.shares == [(0, 0.2), (50, 0.4)] and made.source.share == pytest.approx(0.4)
+    made._load(Kept(tmp_path, 0, {**facts, "lines": 1}))
+    assert made.source.shares == [(0, 0.2)]
