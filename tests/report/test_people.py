@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from onggi import ledger
 from onggi.phrases import Phrases
 from onggi.report import choice, compare, content, html, markdown, people
+from onggi.stages import VERBS, ReportConfig
+from onggi.stages import report as report_stage
 from scores_examples import BASE, RECORD, SERVED, W4, W8, compared
 
 EN, KO = Phrases("en"), Phrases("ko")
@@ -124,6 +129,77 @@ def test_a_study_alone(say: Phrases) -> None:
     assert "<table" in html.page([blocks], content.title([found]), say)
     quiet = results(korean="no significant difference")
     assert people.lead(quiet, say) == say("people.none", reference=BASE)
+
+
+def folder(path: Path, verb: str, name: str, found: dict[str, Any]) -> str:
+    """A finished folder as `onggi VERB` leaves it."""
+    with ledger.begin(path, verb, RECORD["options"], {}) as job:  # type: ignore[arg-type]
+        ledger.write_json(job.work / name, found)
+        job.finish([name], command=f"onggi {verb} made", before=RECORD["before"])
+    return str(path)
+
+
+def window(page: Path) -> str:
+    """The title of a page without what all pages have."""
+    title = page.read_text(encoding="utf-8").split("<title>")[1].split("</title>")[0]
+    return unescape(title.split(" · ", 1)[1])
+
+
+def tuning() -> dict[str, Any]:
+    """`tuning.json` of dialogues in Korean, which Arabic paid for."""
+    facts = {
+        **{"method": "lora", "objective": "sft", "steps": 9, "learning_rate": 2e-4, "replay": 0.0},
+        **{"dialogues": {"ko": 90}, "held_out": 5, "left_out": 0, "data": ["seed"], "template": "chatml"},
+        "parameters": {"trained": 10, "all": 1000},
+    }
+    answers = {"before": 3.0, "after": 2.1, "dialogues": 5, "verdict": "better"}
+    probe = {"before": 100.0, "after": 105.0, "passages": 24, "verdict": "worse"}
+    return {
+        **{
+            "name": "assistant",
+            "base": "tiny",
+            "facts": facts,
+            "trained": ["ko"],
+            "right": {},
+            "samples": [],
+        },
+        **{"answers": {"ko": answers}, "probe": {"ar": probe}, "lines": [{"step": 1, "loss": 2.0}]},
+    }
+
+
+def test_scores_a_tuning_and_what_people_said_in_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order given; the study that belongs to the scores stands with them, the other by itself."""
+    other = results() | {"reference": "another"}
+    made = report_stage(
+        ReportConfig(
+            [
+                folder(tmp_path / "tuned", "finetune", "tuning.json", tuning()),
+                folder(tmp_path / "alone", "results", "results.json", other),
+                folder(tmp_path / "scores", "evaluate", "scores.json", compared()),
+                folder(tmp_path / "study", "results", "results.json", results()),
+            ]
+        ),
+        tmp_path / "report",
+    )
+    text = (made.path / "report.md").read_text(encoding="utf-8")
+    tuned, alone, scored = text.split("\n---\n")
+    assert "You gained 30.0% in Korean and lost 5.0% in Arabic." in tuned and "onggi finetune made" in tuned
+    assert people.lead(other, EN) in alone and EN("people.title") in scored
+    assert window(made.path / "report.html") == content.title([compared(), other])
+    show = VERBS["report"].show
+    assert show
+    show(made)
+    said = capsys.readouterr().out
+    assert "You gained 30.0% in Korean" in said and "preferred to another" in said and BASE in said
+
+
+def test_tunings_alone_give_the_page_their_names(tmp_path: Path) -> None:
+    tuned = folder(tmp_path / "tuned", "finetune", "tuning.json", tuning())
+    made = report_stage(ReportConfig([tuned], "ko"), tmp_path / "report")
+    assert (made.path / "report.md").read_text().startswith("# assistant: tiny 미세 조정\n")
+    assert window(made.path / "report.html") == "assistant: tiny 미세 조정"
 
 
 def test_which_evaluation_a_study_belongs_to() -> None:
