@@ -69,7 +69,9 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     if config.text == "self":
         passages, written = written, {}
         if minimax and len(passages) < 2:
-            raise OnggiError("fairness: minimax weighs languages against each other; the model wrote in one alone.")
+            raise OnggiError(
+                "fairness: minimax weighs languages against each other; the model wrote in one alone."
+            )
     held_out = None
     if minimax or config.budget:
         passages, apart = draw.hold_out(
