@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= recipes/quickstart.yaml
 ARGS ?=
-PROCESSES ?= 0
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint docs bench clean
@@ -16,8 +16,8 @@ help:  ## this list
 run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 languages (RECIPE=… ARGS=…)
 	@$(BIN)/onggi run $(RECIPE) $(ARGS)
 
-test: $(VENV)/.developer  ## the tests (PROCESSES=2 in two processes)
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+test: $(VENV)/.developer  ## the tests, in two processes (PROCESSES=0: in this one)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
 
 lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 	@$(BIN)/ruff format --check .

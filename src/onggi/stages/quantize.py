@@ -146,9 +146,9 @@ class QuantizeConfig:
             )
         if self.share == "content" and self.fairness == "none":
             raise OnggiError("share: content is a way to be balanced; it needs --fairness balanced.")
-        if self.fairness == "minimax" and not (self.calibrates and self.method != "rtn"):
+        if self.fairness == "minimax" and not (self.calibrates and self.method == "gptq"):
             raise OnggiError(
-                f"fairness: minimax moves the languages' shares in calibration, and {self.scheme} by {self.method} "
+                f"fairness: minimax moves the languages' shares in error feedback, and {self.scheme} by {self.method} "
                 "has none; use --method gptq."
             )
         if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
