@@ -78,6 +78,7 @@ def test_inspect_gives_the_loadable_folder() -> None:
     assert facts["vocabulary"] == 262_144 and facts["licence"] == "gemma"
 
 
+@pytest.mark.long
 def test_gemma_cut_to_two_languages_is_half_its_size(tmp_path: Path) -> None:
     pytest.importorskip("wordfreq")
     words = ("reshape", GEMMA, "--keep-languages", "ko,en", "--languages", "ko,en,km", "--text", "starter")

@@ -124,6 +124,7 @@ def test_one_passage_has_no_interval_and_none_without_tokens(tiny: Path) -> None
         )
 
 
+@pytest.mark.long
 @pytest.mark.real
 def test_what_real_tokenizers_charge() -> None:
     found = text.load("probe")
