@@ -161,6 +161,7 @@ def lm_eval_task(folder: Path, language: str, **config: Any) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_tasks_of_lm_eval(
     tiny: Path, tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path
     assert "the last at which the guard held" in (held.path / "report.md").read_text()
 
 
+@pytest.mark.long
 def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: Path) -> None:
     words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
     words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
