@@ -12,7 +12,8 @@ from contextlib import contextmanager
 def cluster() -> Iterator[None]:
     """Ray with two cores."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # Ray's own 15 starves beside another process of tests
+    # Ray's own 15 starves beside another process of tests.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     import ray
 
     ray.init(
