@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .. import ledger
-from ..errors import OnggiError, one_line
+from ..errors import OnggiError
 from ..head import Sparse
+from ..text.packing import mapped
 from ..train.tokens import Batch, PackedBatches
 from .names import INDEX
 from .signals import ENTRIES, LOG_P, LOG_TAIL
@@ -95,14 +96,7 @@ class Captured:
         return dict(own["bits_per_byte"]) if same else {}
 
     def _load(self, name: str) -> np.ndarray:
-        path = self.folder / name
-        try:
-            if ledger.sha256(path) != self._outputs[name]["sha256"]:
-                raise ValueError("its contents are not those that were written")
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise OnggiError(f"{path}: is damaged ({one_line(error)}). Capture the teacher again.") from error
-        return array
+        return mapped(self.folder / name, self._outputs, "Capture the teacher again.")
 
 
 class StoredBatches:

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from .chunks import Head
+from .gradients import add, given_away
 
 # Positions of one chunk, and the logits of one model at most: 128 MB in fp32.
 _POSITIONS, _LOGITS = 512, 128 << 18
@@ -274,23 +275,13 @@ class _Divergence(torch.autograd.Function):
                     if of_bias is not None:
                         of_bias += gradient.sum(dim=0)
                     here.copy_(gradient if head.scale == 1.0 else gradient.mul_(head.scale))
-                if of_hidden is not None:
-                    of_hidden[start : start + positions] = products @ rows
-                if of_weight is not None and narrow is None:
-                    of_weight.addmm_(products.T, own)
-                elif of_weight is not None:
-                    of_weight += torch.mm(products.T, own, out=narrow)
+                add(products, own, rows, slice(start, start + positions), of_hidden, of_weight, narrow)
         ctx.gradients = kept
         return loss.to(wide)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        scale = outer[0]
-        # Given away, not copied: the head's gradient is as large as the head.
-        gradients, ctx.gradients = ctx.gradients, None
-        if float(scale) != 1.0:
-            gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
-        return (*gradients, *[None] * 6)
+        return (*given_away(ctx, outer[0]), *[None] * 6)
 
 
 def _rows(logits: Tensor, signal: Tensor | Sparse, few: slice, terms: _Terms) -> tuple[Tensor, Tensor]:

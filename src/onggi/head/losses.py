@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .chunks import Head
+from .gradients import add, given_away
 
 # Positions of one chunk at most, and bytes of its products: in fp32 192 positions with a vocabulary of 262,144. Each
 # chunk reads and writes the gradient of the head once, so smaller ones are slower.
@@ -132,12 +133,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        scale = outer[0]
-        # Given away, not copied: the head's gradient is as large as the head.
-        gradients, ctx.gradients = ctx.gradients, None
-        if float(scale) != 1.0:
-            gradients = [None if grad is None else grad.mul_(scale) for grad in gradients]
-        return (*gradients, *[None] * 8)
+        return (*given_away(ctx, outer[0]), *[None] * 8)
 
 
 class _Room:
@@ -178,12 +174,7 @@ def _chunk(
     of_hidden, of_weight, _, of_rows = kept
     if of_rows is not None and ids is not None:
         of_rows.addmm_(products[:, ids].T.to(of_rows.dtype), states.to(of_rows.dtype))
-    if of_hidden is not None:
-        of_hidden[own] = products @ rows
-    if of_weight is not None and room.of_weight is None:
-        of_weight.addmm_(products.T, states)
-    elif of_weight is not None:
-        of_weight += torch.mm(products.T, states, out=room.of_weight)
+    add(products, states, rows, own, of_hidden, of_weight, room.of_weight)
     return loss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from ..progress import say
 from . import pretrain_plan
 from .base import Names, Plan, Stage, command, options
 from .pretrain import PretrainConfig, train
-from .pretrain_result import CURVES, Trained
+from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
 from .training import processes
 
@@ -427,7 +426,7 @@ class _Distilling:
             },
         }
         job.finish(
-            _write(job, trained, about, card.distilled(about)),
+            released(job, trained, about, card.distilled(about)),
             command=command(STAGE, config, job.out),
             parameters=facts["parameters"],
             tokens=facts["tokens"],
@@ -452,25 +451,6 @@ class _Distilling:
             else references.about(references.resolve(config.teacher))
         )
         return {f"teacher_{key}": about[key] for key in ("licence", "terms") if about.get(key)}
-
-
-def _write(job: ledger.Job, trained: Trained, about: Mapping[str, Any], words: str) -> list[str]:
-    """Write what stands beside the weights, `words` as the card; returns the names of all outputs."""
-    from ..models import checkpoint as checkpoints
-    from ..models import references
-    from ..report import curves
-    from ..train import trainer
-
-    ledger.write_json(job.work / references.ABOUT, about)
-    config_json = {key: value for key, value in trained.source.config.items() if key != "torch_dtype"}
-    ledger.write_json(job.work / "config.json", config_json | {"dtype": "bfloat16"})
-    (job.work / CURVES).write_text(curves.curves(trained.lines), encoding="utf-8")
-    names = [checkpoints.SINGLE, "config.json", trainer.METRICS, CURVES, references.ABOUT]
-    for file in checkpoints.companions(trained.start):
-        shutil.copyfile(file, job.work / file.name)
-        names.append(file.name)
-    (job.work / "README.md").write_text(words, encoding="utf-8")
-    return [*names, "README.md"]
 
 
 def show(artifact: Artifact) -> None:

@@ -6,7 +6,7 @@ import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from .. import ledger
 from ..errors import OnggiError
@@ -18,7 +18,7 @@ from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
 _CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
-SCHEME_NAMES = (
+Scheme = Literal[
     "w4a16-g128",
     "w4a16-g64",
     "w4a16-g32",
@@ -32,7 +32,8 @@ SCHEME_NAMES = (
     "fp8",
     "nf4",
     "int8",
-)
+]
+SCHEME_NAMES: tuple[str, ...] = get_args(Scheme)
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -53,21 +54,7 @@ class QuantizeConfig:
 
     model: str
     """The model: a hub id, a folder, a .gguf file, or package:NAME (gemma3-270m, smollm2-135m)."""
-    scheme: Literal[
-        "w4a16-g128",
-        "w4a16-g64",
-        "w4a16-g32",
-        "w4a16",
-        "w4a16-g128-asym",
-        "w3a16-g128",
-        "w2a16-g32",
-        "w8a16",
-        "w8a8",
-        "w8a8-smooth",
-        "fp8",
-        "nf4",
-        "int8",
-    ] = "w4a16-g128"
+    scheme: Scheme = "w4a16-g128"
     """Bits of weights (w) and activations (a), and how many weights share a scale (g; none: a whole
     row). Smaller groups cost more bytes and lose less; asym adds a zero point to each. w8a8 and fp8 also
     round activations, to a scale for each token; w8a8-smooth moves their outliers into the weights first.

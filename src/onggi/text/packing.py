@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -294,14 +294,20 @@ class Packed:
         return self._open[number]
 
     def _load(self, name: str) -> np.ndarray:
-        path = self.folder / name
-        try:
-            if ledger.sha256(path) != self._outputs[name]["sha256"]:
-                raise ValueError("its contents are not those that were written")
-            array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError) as error:
-            raise OnggiError(f"{path}: is damaged ({one_line(error)}). Pack the text again.") from error
-        return array
+        return mapped(self.folder / name, self._outputs, "Pack the text again.")
+
+
+def mapped(path: Path, outputs: Mapping[str, Mapping[str, Any]], mend: str) -> np.ndarray:
+    """The array in `path`, as it lies on disk. Raises OnggiError, with the mend, where it is not the one that the
+    artifact's record of its `outputs` says.
+    """
+    try:
+        if ledger.sha256(path) != outputs[path.name]["sha256"]:
+            raise ValueError("its contents are not those that were written")
+        array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise OnggiError(f"{path}: is damaged ({one_line(error)}). {mend}") from error
+    return array
 
 
 def totals(shards: Iterable[dict[str, Any]], length: int) -> dict[str, Any]:
