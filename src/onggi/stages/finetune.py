@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -20,9 +19,9 @@ from ..ledger import Artifact
 from ..phrases import Phrases
 from ..progress import progress, release_memory, say
 from . import finetune_data as data
-from .base import Names, Stage, command, options, precision
+from .base import Names, Stage, command, precision
 from .finetune_plan import AT_ONCE, AT_ONCE_GPU, BATCH, dry_run, outlook, plan
-from .training import Processes, check_services, named_services, processes, step_seconds, write_weights
+from .training import Processes, carried_out, check_services, named_services, step_seconds, write_weights
 
 _REVISION = 1
 CURVES, METRICS, TUNING, FAULTS = "curves.svg", "metrics.jsonl", "tuning.json", "left-out.txt"
@@ -220,17 +219,7 @@ def finetune(config: FinetuneConfig, out: Path) -> Artifact:
     >>> sorted(made.record["tuning"]["right"])
     ['en', 'ko', 'th']
     """
-    job = ledger.begin(out, "finetune", options(config), inputs(config), _REVISION)
-    if job.done:
-        return job.done
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    with processes() as all_of_them, job if all_of_them.first else contextlib.nullcontext():
-        _Tuning(config, job, all_of_them).run()
-    found = ledger.artifact(out)
-    assert found is not None  # the first process has written it
-    return found
+    return carried_out(STAGE, config, out, lambda job, own: _Tuning(config, job, own).run())
 
 
 class _Tuning:
