@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.stages import FinetuneConfig, ReportConfig, finetune, report
 from onggi.stages.base import Names
+from processes import same_curves, same_weights, two
 
 pytest.importorskip("peft")
 ROOT = Path(__file__).parent.parent.parent
@@ -241,39 +241,11 @@ def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: P
     words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
     words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
     assert main([*words, str(tmp_path / "one")]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "onggi",
-    ]
-    ran = subprocess.run(
-        [*command, *words, str(tmp_path / "two")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr[:3000]
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    )
-    assert len(one) == len(two) == 10
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine.keys() == theirs.keys()
-        for key in mine:
-            assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (mine, theirs)
-    adapters = [
-        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")
-    ]
-    for key, tensor in adapters[0].items():
-        torch.testing.assert_close(adapters[1][key], tensor, rtol=2e-3, atol=2e-5)
+    two([*words, str(tmp_path / "two")])
+    one, other = tmp_path / "one", tmp_path / "two"
+    same_curves(one, other, 10)
+    adapter = Path("adapter") / "adapter_model.safetensors"
+    same_weights(one / adapter, other / adapter, 2e-3, 2e-5)
 
 
 @pytest.fixture(scope="module")
