@@ -18,6 +18,8 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        sizes = [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        new = [t for t in tree_leaves(made) if isinstance(t, Tensor)]
+        sizes = [t.nbytes for t in new if t.untyped_storage().data_ptr() not in known]  # not a view
         self.bytes = max([self.bytes, *sizes])
         return made
