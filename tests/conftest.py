@@ -13,7 +13,6 @@ import pytest
 
 from clusters import cluster
 
-
 # Files that take longest, which begin first: else one process would still be at them when the others are done.
 _LONG = (
     "test_real.py",
