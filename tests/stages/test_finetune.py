@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import killed
 from onggi import ledger, recipe
 from onggi.cli import main
 from onggi.engines.transformers import Engine
@@ -173,25 +170,14 @@ def test_all_weights_by_last_answers(tiny: Path, chat: Path, tmp_path: Path) -> 
     Engine(made.path)
 
 
-KILLED = """
-import sys
-from onggi.cli import main
-from onggi.train import trainer, preference
-trainer.CHECKPOINT_EVERY = preference.CHECKPOINT_EVERY = 0.0
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def killed(words: list[str], out: Path) -> None:
+def stopped(words: list[str], out: Path) -> None:
     """Run until a checkpoint stands, kill, and run to the end."""
-    running = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
     training = out / ".partial" / "training"
-    while running.poll() is None and not list(training.glob("step-*[1-9]/checkpoint.json")):
-        time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    killed(
+        *(*words, str(out)),
+        when=lambda: list(training.glob("step-*[1-9]/checkpoint.json")),
+        settings={f"onggi.train.{name}:CHECKPOINT_EVERY": 0.0 for name in ("trainer", "preference")},
+    )
     assert list(training.glob("step-*[1-9]")) and not (out / "stage.json").exists(), (
         "the kill came after the end"
     )
@@ -203,7 +189,7 @@ def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, chat: Path, tmp_path
     words = ["finetune", str(tiny_gemma), "--data", str(chat), "--steps", "20", "--guard", "ja:0.5"]
     words += [*flags(dropout=0.1, neftune=5.0, measure_every=4), "--out"]
     assert main([*words, str(tmp_path / "whole")]) == 0
-    killed(words, tmp_path / "killed")
+    stopped(words, tmp_path / "killed")
     outputs = [ledger.read_json(tmp_path / name / "stage.json")["outputs"] for name in ("whole", "killed")]
     apart = {name for name in outputs[0] if outputs[0][name] != outputs[1][name]}
     assert apart <= {"report.html", "report.md", "tuning.json"}  # the name of the folder stands in them
@@ -282,7 +268,7 @@ def test_preferences(objective: str, tiny_gemma: Path, pairs: Path, tmp_path: Pa
     assert "chosen answer likelier" in (out / "report.md").read_text()
     Engine(out)
     if objective == "simpo":
-        killed(words, tmp_path / "killed")
+        stopped(words, tmp_path / "killed")
         again = ledger.read_json(tmp_path / "killed" / "stage.json")["outputs"]
         for name in ("model.safetensors", "adapter/adapter_model.safetensors", "metrics.jsonl"):
             assert again[name] == record["outputs"][name], name
