@@ -14,10 +14,10 @@ LANGUAGES = "en,ko,ar,km"
 
 def test_evaluate_killed_at_random_moments(tiny: Path, tmp_path: Path) -> None:
     w4 = quantize(QuantizeConfig(str(tiny), method="rtn"), tmp_path / "w4").path
-    config = EvaluateConfig([f"w4={w4}"], f"base={tiny}", languages=Languages(LANGUAGES))
+    config = EvaluateConfig([f"w4={w4}"], f"base={tiny}", languages=Languages(LANGUAGES), limit=12)
     whole = evaluate(config, tmp_path / "whole")
     out = tmp_path / "killed"
-    words = ["evaluate", f"w4={w4}", "--reference", f"base={tiny}", "--languages", LANGUAGES]
+    words = ["evaluate", f"w4={w4}", "--reference", f"base={tiny}", "--languages", LANGUAGES, "--limit", "12"]
     generator = random.Random(0)
     kept: list[int] = []
     # After some of the states of the first model; after some languages have been scored.
