@@ -61,16 +61,16 @@ class Training:
         from ..train import adapters, attention
 
         config, start, model = self.config, self.material.start, engine.model
-        adapter = None
+        adapter, ours = None, config.objective == "sft"
         if config.method == "qlora":
             model = adapters.quantized(start.folder, self.processes.device)
-        attention.prepare(model, self.dtype)
+        if ours:  # trl's reference is the model as it was, attention and all
+            attention.prepare(model, self.dtype)
         if config.adapts:
             shape = adapters.Shape(
                 config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"
             )
-            patched = config.objective == "sft"
-            adapter = adapters.attach(model, shape, start.trained, config.seed, patched)
+            adapter = adapters.attach(model, shape, start.trained, config.seed, patched=ours)
         else:
             model.requires_grad_(True)
         if config.neftune:
@@ -79,8 +79,7 @@ class Training:
             "all": sum(p.numel() for p in model.parameters()),
             "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
         }
-        told = (self._prefer if config.objective != "sft" else self._learn)(model, adapter)
-        told = replace(told, parameters=parameters)
+        told = replace((self._learn if ours else self._prefer)(model, adapter), parameters=parameters)
         model.requires_grad_(False)
         if adapter is None:
             return model, told
