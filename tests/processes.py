@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 
-def two(words: Sequence[str]) -> str:
-    """Run the command in two processes, as torchrun does; returns what it printed."""
+def torchrun(words: Sequence[str]) -> str:
+    """Run the command in two processes of torchrun's; returns what they printed."""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "onggi"]
     ran = subprocess.run(
         [sys.executable, *launch, *words],

@@ -18,7 +18,7 @@ from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.stages import FinetuneConfig, ReportConfig, finetune, report
 from onggi.stages.base import Names
-from processes import same_curves, same_weights, two
+from processes import same_curves, same_weights, torchrun
 
 pytest.importorskip("peft")
 ROOT = Path(__file__).parent.parent.parent
@@ -227,7 +227,7 @@ def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: P
     words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
     words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
     assert main([*words, str(tmp_path / "one")]) == 0
-    two([*words, str(tmp_path / "two")])
+    torchrun([*words, str(tmp_path / "two")])
     one, other = tmp_path / "one", tmp_path / "two"
     same_curves(one, other, 10)
     adapter = Path("adapter") / "adapter_model.safetensors"
