@@ -17,7 +17,7 @@ run: $(VENV)/.user  ## quantise a real model in three ways and measure it in 12 
 	@$(BIN)/onggi run $(RECIPE) $(ARGS)
 
 test: $(VENV)/.developer  ## the tests, in two processes (PROCESSES=0: in this one)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES)
 
 lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 	@$(BIN)/ruff format --check .

@@ -16,9 +16,6 @@ says so and stays in the work folder. The text and its tokenizer are made once a
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
-import json
 import statistics
 import subprocess
 import sys
@@ -28,11 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from parts import process
+from parts import process, record
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "benchmarks"
 LANGUAGES = "en,de,ko,ja,zh-Hans,el,km,ru"
 LENGTH, SEQUENCES = 256, 8
 RATE = 1e-3
@@ -239,22 +235,18 @@ def goals(rounds: dict[str, list[float]], bytes_of: dict[str, int]) -> list[dict
 
 def page(result: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    machine, versions = result["machine"], result["versions"]
+    machine = result["machine"]
     rows = [
         f"| {goal['what']} | {goal['goal']} | {goal['measured']} | {'met' if goal['met'] else '**missed**'} |"
         for goal in result["goals"]
     ]
     lines = [
-        "# Training side by side",
-        "",
-        *(["**A trial of the bench itself; its numbers mean nothing.**", ""] if result["quick"] else []),
-        *(__doc__ or "").split("\n\n")[1].splitlines(),
-        "Made by `make bench`; this page is written by the bench and not by hand.",
-        "",
-        f"- command: `{result['command']}`, {result['date']}",
-        f"- machine: {machine['processor']} (family-model-stepping {machine['family']}), {machine['cores']} cores, "
-        f"{', '.join(machine['bf16']) or 'no bf16'}; load at the start {machine['load_before']:.2f}",
-        f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        *record.head(
+            result,
+            "Training side by side",
+            __doc__,
+            f", {', '.join(machine['bf16']) or 'no bf16'}; load at the start {machine['load_before']:.2f}",
+        ),
         f"- model: {result['size']}, vocabulary 8,000; steps of {SEQUENCES} sequences of {LENGTH}; products in "
         f"{result['precision']}; {result['steps']} steps a round, after one or two that do not count",
         "",
@@ -292,26 +284,18 @@ def main() -> None:
     bytes_of = memory()
     measured = speeds(given)
     result = {
-        "command": "python bench/pretrain.py " + " ".join(sys.argv[1:]),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": machine,
-        "versions": {name: importlib.metadata.version(name) for name in ("onggi", "torch", "transformers")},
-        "quick": given.quick,
+        **record.begun("pretrain", machine, given.quick),
         "size": given.size,
         "steps": given.steps,
         **measured,
         "head_memory": bytes_of,
         "goals": goals(measured["rounds"], bytes_of),
     }
-    out = given.work if given.quick else DOCS
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "pretrain.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    (out / "pretrain.md").write_text(page(result), encoding="utf-8")
     for goal in result["goals"]:
         print(
             f"{goal['what']}: {goal['measured']}, goal {goal['goal']}, {'met' if goal['met'] else 'MISSED'}"
         )
-    print(f"bench: written: {out / 'pretrain.md'}", file=sys.stderr)
+    record.write("pretrain", result, {"md": page}, given.work if given.quick else record.DOCS)
 
 
 if __name__ == "__main__":

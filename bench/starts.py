@@ -16,8 +16,6 @@ model; their page stays in the work folder. --resume keeps what an interrupted r
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import io
 import json
 import shutil
@@ -27,10 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import process
+from parts import process, record
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "benchmarks"
 MODEL, SOURCE, LANGUAGES = "package:gemma3-270m", "debian:libreoffice-help", ("ko", "en")
 LENGTH = 256
 # Gemma's weights have a range that the default for training further, 3e-5, would hardly leave in so few steps.
@@ -228,18 +225,8 @@ def goals(curves: dict[str, Any], starts: list[Start]) -> list[dict[str, Any]]:
 
 def page(result: dict[str, Any]) -> str:
     """The measurements as Markdown."""
-    machine, versions = result["machine"], result["versions"]
     lines = [
-        "# The four starts",
-        "",
-        *(["**A trial of the bench itself; its numbers mean nothing.**", ""] if result["quick"] else []),
-        *(__doc__ or "").split("\n\n")[1].splitlines(),
-        "Made by `make bench`; this page is written by the bench and not by hand.",
-        "",
-        f"- command: `{result['command']}`, {result['date']}",
-        f"- machine: {machine['processor']} (family-model-stepping {machine['family']}), {machine['cores']} cores; "
-        f"{result['minutes']:.0f} minutes in all",
-        f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        *record.head(result, "The four starts", __doc__, f"; {result['minutes']:.0f} minutes in all"),
         f"- model: {result['model']}",
         f"- {result['steps']} steps of {result['batch_tokens']:,} tokens in sequences of {LENGTH}; cosine to a tenth after a "
         f"warm-up of a tenth; AdamW at {RATE:g}, and for the random start its default, Muon at 5e-3; one run each, one seed",
@@ -352,11 +339,7 @@ def main() -> int:
         for start in starts
     }
     result = {
-        "command": "python bench/starts.py " + " ".join(sys.argv[1:]),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
-        "machine": machine,
-        "versions": {name: importlib.metadata.version(name) for name in ("onggi", "torch", "transformers")},
-        "quick": given.quick,
+        **record.begun("starts", machine, given.quick),
         "model": given.model,
         "steps": given.steps,
         "batch_tokens": given.batch_tokens,
@@ -368,14 +351,10 @@ def main() -> int:
         "goals": goals(curves, starts),
         "curves": curves,
     }
-    out = given.work if given.quick or given.model != MODEL else DOCS
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "starts.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    (out / "starts.svg").write_text(figure(result), encoding="utf-8")
-    (out / "starts.md").write_text(page(result), encoding="utf-8")
     for goal in result["goals"]:
         print(f"{'met   ' if goal['met'] else 'no    '} {goal['what']}")
-    say(f"written: {out / 'starts.md'}")
+    trial = given.quick or given.model != MODEL
+    record.write("starts", result, {"svg": figure, "md": page}, given.work if trial else record.DOCS)
     return 0
 
 

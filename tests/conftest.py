@@ -13,19 +13,44 @@ import pytest
 
 from clusters import cluster
 
+# Files that take longest, which begin first: else one process would still be at them when the others are done.
+_LONG = (
+    "test_real.py",
+    "test_on_ray.py",
+    "test_finetune.py",
+    "test_text.py",
+    "test_gguf.py",
+    "test_debian.py",
+    "test_pretrain_packed.py",
+    "test_reshape.py",
+    "test_resume.py",
+    "test_stream.py",
+    "test_cost.py",
+)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several processes (pytest-xdist): the tests of a file in one, which shares what they share, and those that
-    want the Ray cluster or a browser each in one, for there is one of either.
+    """The long files before the others."""
+    items.sort(key=lambda item: _LONG.index(item.path.name) if item.path.name in _LONG else len(_LONG))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes (pytest-xdist): the tests of a file in one, which shares what they share, in the order of
+    the files; and those that want the Ray cluster in one, for there is one.
+
+    Not `--dist loadgroup`, whose marks pytest 9.2 does not see (xdist 3.8): tests of a file went to both processes, and
+    each made all that they share.
     """
-    shared = {
-        item.path: name
-        for item in items
-        for name in ("ray", "browser")
-        if name in getattr(item, "fixturenames", ())
-    }
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared.get(item.path, str(item.path))))
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "ray" if file.endswith(("on_ray.py", "test_fanout.py")) else file
+
+    config.option.loadscopereorder = False
+    return Scheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """Our side of bench/evaluate.py: `onggi evaluate` in this process, with a clock on its parts.
 
 What runs is the stage as the command runs it, fingerprints, statistics and files included. The clock
-stands around the loading of a model and around the scoring that lm-eval asks of it.
+stands around the loading of a model and around the scoring that lm-eval's tasks ask of it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ started = time.perf_counter()
 import torch  # noqa: E402
 
 from onggi.engines.transformers import Engine  # noqa: E402
-from onggi.evaluate import harness  # noqa: E402
+from onggi.evaluate.evaluation import Evaluation  # noqa: E402
 from onggi.stages import EvaluateConfig, evaluate  # noqa: E402
 from onggi.stages.base import Names  # noqa: E402
 
@@ -50,7 +50,7 @@ def main() -> None:
     loading: list[float] = []
     scoring: list[float] = []
     Engine.__init__ = clocked(Engine.__init__, loading)
-    harness.Model.loglikelihood = clocked(harness.Model.loglikelihood, scoring)
+    Evaluation.complete = clocked(Evaluation.complete, scoring)  # of the tasks, all that is asked
     evaluate(EvaluateConfig(given.models, tasks=Names(given.tasks), limit=given.limit), given.out)
     done = time.perf_counter()
     name = given.models[0].partition("=")[0]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from keeping import kept
 from onggi.engines.protocol import Answer, Sampling
 from onggi.engines.transformers import Engine
 from onggi.evaluate import answering
@@ -113,35 +114,33 @@ def test_later_turns_see_the_model_s_own_answers() -> None:
     assert thai["output"] == "2: สวัสดี" and thai["_id"] == "4"
 
 
-def run(file: Path, engine: Scripted, steps: list[int]) -> dict[str, Any]:
-    kept = answering.read(file)
-    asked = answering.answer(engine, PROMPTS, Sampling(), kept)
-    return answering.complete(file, kept, asked, lambda: steps.append(1))
+def run(file: Path, engine: Scripted) -> dict[str, Any]:
+    return kept(file, KEYS, lambda rows: answering.answer(engine, PROMPTS, Sampling(), rows))
 
 
 @pytest.mark.parametrize("stops", range(1, 8))
 def test_a_run_that_is_stopped_goes_on_after_its_last_row(tmp_path: Path, stops: int) -> None:
-    file, steps = tmp_path / "rows.jsonl", [0]
+    file = tmp_path / "rows.jsonl"
     first, second = Scripted(echo, stops), Scripted(echo)
     with pytest.raises(KeyboardInterrupt):
-        run(file, first, steps)
+        run(file, first)
     assert len(answering.read(file)) == stops - 1
-    found = run(file, second, steps)
-    assert len(first.chats) - 1 + len(second.chats) == len(steps) - 1 == len(KEYS)
+    found = run(file, second)
+    assert len(first.chats) - 1 + len(second.chats) == len(KEYS)
     assert found == {row["item"]: row for row in answering.answer(Scripted(echo), PROMPTS, Sampling(), {})}
     assert answering.read(file) == found
     third = Scripted(echo)
-    assert run(file, third, steps) == found and not third.chats
+    assert run(file, third) == found and not third.chats
 
 
 def test_a_line_that_was_cut_is_no_row(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run(file, Scripted(echo, 3), [])
+        run(file, Scripted(echo, 3))
     # Killed in the middle of a line, and of a character in it.
     file.write_bytes(file.read_bytes()[:-40] + "옹".encode()[:2])
     assert list(answering.read(file)) == ["4"]
-    assert set(run(file, Scripted(echo), [])) == set(answering.read(file)) == set(KEYS)
+    assert set(run(file, Scripted(echo))) == set(answering.read(file)) == set(KEYS)
 
 
 def test_what_failed_is_asked_again_with_all_that_follows(tmp_path: Path) -> None:
@@ -149,13 +148,13 @@ def test_what_failed_is_asked_again_with_all_that_follows(tmp_path: Path) -> Non
         tmp_path / "rows.jsonl",
         Scripted(lambda chat: None if "川" in chat[-1]["content"] else echo(chat)),
     )
-    found = run(file, down, [])
+    found = run(file, down)
     assert len(down.chats) == 5  # neither the second nor the third turn after it
     for key in ("3", "3/2", "3/3"):
         assert found[key]["finish"] == "error" and not found[key]["values"]
     assert found["3"]["error"] == "timed out" and "turn before" in found["3/2"]["error"]
     assert set(answering.read(file)) == {"1", "2", "2/2", "4"}
     up = Scripted(echo)
-    again = run(file, up, [])
+    again = run(file, up)
     assert len(up.chats) == 3 and again.keys() == found.keys()
     assert {row["finish"] for row in again.values()} == {"stop"}

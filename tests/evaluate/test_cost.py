@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from onggi.engines.spending import Options
 from onggi.errors import OnggiError
@@ -44,23 +45,31 @@ def test_a_folder_in_a_process_of_its_own(tiny_gemma: Path) -> None:
     assert (found["peak_device_memory_bytes"] is None) == (found["device"] == "cpu")
 
 
+def job(path: Path, prompt_tokens: int) -> cost._Job:
+    """What a process of its own is given to do."""
+    return cost._Job(
+        str(path), "\n".join(TEXTS), prompt_tokens, 2, repeats=1, threads=torch.get_num_threads()
+    )
+
+
 def test_a_quantised_model_is_said_to_be_unpacked(tiny: Path, tmp_path: Path) -> None:
     from onggi.stages import QuantizeConfig, quantize
 
     made = quantize(QuantizeConfig(str(tiny), method="rtn"), tmp_path / "rtn")
-    found = cost.measure(str(made.path), TEXTS, 1, prompt_tokens=8, new_tokens=2)
-    check(found, 1)
+    done: list[str] = []
+    found = cost._run(job(made.path, 8), done.append)
     assert (found["weights"], found["precision"]) == ("unpacked", "fp32")
+    assert done == ["loaded", "warm", "1 of 1"]
 
 
 def test_what_is_wrong_is_said_in_one_line(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(OnggiError, match="window of 2048 has no room for 2048 tokens and 2 more"):
-        cost.measure(str(tiny), TEXTS, 1, prompt_tokens=2048, new_tokens=2)
+        cost._run(job(tiny, 2048), print)
     broken = tmp_path / "옹기"
     shutil.copytree(tiny, broken)
     (broken / "model.safetensors").write_bytes(b"\0" * 64)
     with pytest.raises(OnggiError, match=r"옹기/model\.safetensors: is not a safetensors file"):
-        cost.measure(str(broken), TEXTS, 1)
+        cost.measure(str(broken), TEXTS, 1)  # in the process, and said from here
     with pytest.raises(OnggiError, match="behind a server"):
         cost.measure("http://127.0.0.1:1/v1#ខ្មែរ", TEXTS)
     with pytest.raises(OnggiError, match="1 round, 1 prompt token and 2 new tokens"):
@@ -93,7 +102,7 @@ def test_a_gguf_in_llama_cpp() -> None:
     # The file is in memory, and no PyTorch is.
     assert file.stat().st_size < found["peak_memory_bytes"] < 1 << 29
     with pytest.raises(OnggiError, match="window of 8192 has no room"):
-        cost.measure(str(file), TEXTS, 1, prompt_tokens=8192, new_tokens=2)
+        cost._run(job(file, 8192), print)
 
 
 def test_a_model_behind_a_server_from_its_answers() -> None:

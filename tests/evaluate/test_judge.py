@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from keeping import kept
 from onggi import statistics
 from onggi.engines.protocol import Answer, Generates, Sampling
 from onggi.engines.protocol import Prompt as Chat
@@ -234,11 +235,13 @@ def test_a_judge_that_was_cut_off_has_given_no_verdict(finish: str) -> None:
     assert {row["finish"] for row in rows.values()} == {finish}
 
 
-def kept(file: Path, engine: Generates, answers: Texts = GOOD) -> dict[str, Row]:
+def judged(file: Path, engine: Generates, answers: Texts = GOOD) -> dict[str, Row]:
     """As the stage does it: the rows in a file, those that are there not asked again."""
-    done = answering.read(file)
-    asked = judge.grade(engine, PROMPTS, said(answers), "model", judge="scripted", kept=done)
-    return answering.complete(file, done, asked, lambda: None)
+    return kept(
+        file,
+        list(GOOD),
+        lambda rows: judge.grade(engine, PROMPTS, said(answers), "model", judge="scripted", kept=rows),
+    )
 
 
 def test_failures_and_gaps_are_tried_again_and_the_rest_is_not(tmp_path: Path) -> None:
@@ -248,15 +251,15 @@ def test_failures_and_gaps_are_tried_again_and_the_rest_is_not(tmp_path: Path) -
         return "no verdict" if answers[0] == "10" else "[[6]]"
 
     file = tmp_path / "grades.jsonl"
-    rows = kept(file, Scripted(down), {key: text for key, text in GOOD.items() if key != "ja-1"})
+    rows = judged(file, Scripted(down), {key: text for key, text in GOOD.items() if key != "ja-1"})
     assert rows["ar-1"]["status"] == "failed" and rows["ar-1"]["error"] == "503"
     assert rows["ja-1"]["status"] == "missing"
     engine = Scripted(by_length)
-    again = kept(file, engine)
+    again = judged(file, engine)
     assert len(engine.prompts) == 2 and again.keys() == GOOD.keys()
     assert again["en-1/2"]["status"] == "unparsable"  # asked again it would say the same
     assert {again[key]["status"] for key in ("ar-1", "ja-1")} == {"judged"}
-    assert kept(file, engine) == answering.read(file) == again and len(engine.prompts) == 2
+    assert judged(file, engine) == answering.read(file) == again and len(engine.prompts) == 2
 
 
 def test_a_judge_that_is_stopped_goes_on(tmp_path: Path) -> None:
@@ -267,8 +270,8 @@ def test_a_judge_that_is_stopped_goes_on(tmp_path: Path) -> None:
 
     first, second = Scripted(tired), Scripted(by_length)
     with pytest.raises(KeyboardInterrupt):
-        kept(tmp_path / "grades.jsonl", first)
-    found = kept(tmp_path / "grades.jsonl", second)
+        judged(tmp_path / "grades.jsonl", first)
+    found = judged(tmp_path / "grades.jsonl", second)
     assert len(second.prompts) == 3 and found == grades(Scripted(by_length))
 
 

@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from onggi.head import Dense, Divergence, Head, Sparse, cross_entropy, divergence
+from tensors import Largest
 
 VOCABULARY, HIDDEN, TEACHERS, POSITIONS = 1009, 24, 40, 53
 
@@ -308,18 +307,6 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
     assert float(nothing.detach()) == 0 and not hidden.grad.any() and not weight.grad.any()
 
 
-class _Largest(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation has made."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        sizes = [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
-        _Largest.largest = max([_Largest.largest, *sizes])
-        return made
-
-
 @pytest.mark.parametrize("entries", [None, 5])
 def test_memory_does_not_grow_with_the_tokens(entries: int | None) -> None:
     def largest(tokens: int) -> int:
@@ -329,10 +316,9 @@ def test_memory_does_not_grow_with_the_tokens(entries: int | None) -> None:
         if entries:
             ids = torch.arange(entries).expand(tokens, -1)
             teacher = Sparse(ids, torch.full(ids.shape, -3.0), torch.full((tokens,), -1.0))
-        _Largest.largest = 0
-        with _Largest():
+        with Largest() as made:
             divergence(hidden, Head(weight), teacher, torch.arange(tokens), positions=16).backward()
-        return _Largest.largest
+        return made.bytes
 
     assert largest(64) == largest(1024) == 16 * 5003 * 4
 

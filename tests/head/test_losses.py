@@ -8,10 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from onggi.head import Head, cross_entropy
+from tensors import Largest
 
 VOCABULARY, HIDDEN, POSITIONS = 5003, 48, 101
 
@@ -116,28 +115,22 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
     assert float(nothing.detach()) == 0 and not hidden.grad.any() and not weight.grad.any()
 
 
-class _Largest(TorchDispatchMode):
-    """Bytes of the largest tensor that any operation has made."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        sizes = [t.numel() * t.itemsize for t in tree_leaves(made) if isinstance(t, Tensor)]
-        _Largest.largest = max([_Largest.largest, *sizes])
-        return made
-
-
 def test_memory_does_not_grow_with_the_tokens() -> None:
     def largest(tokens: int) -> int:
         hidden = torch.randn(tokens, 4, requires_grad=True)
         weight = torch.randn(VOCABULARY, 4, requires_grad=True)
-        _Largest.largest = 0
-        with _Largest():
+        with Largest() as made:
             cross_entropy(hidden, Head(weight), torch.arange(tokens), positions=16).backward()
-        return _Largest.largest
+        return made.bytes
 
     assert largest(64) == largest(1024) == 16 * VOCABULARY * 4
+
+
+def test_a_frozen_head_takes_no_memory_of_its_size() -> None:
+    hidden, weight = torch.randn(9, 64, requires_grad=True), torch.randn(VOCABULARY, 64).bfloat16()
+    with Largest() as made:
+        cross_entropy(hidden, Head(weight), torch.arange(9), positions=4, dtype=torch.bfloat16).backward()
+    assert made.bytes == 4 * VOCABULARY * 4 < weight.nbytes
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -2,13 +2,8 @@
 
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from forks import killed
 from onggi import ledger, text
 from onggi.errors import OnggiError
 from onggi.grids import IntegerGrid, Steps
@@ -154,35 +150,26 @@ def test_widths_that_128_does_not_divide_fall_back() -> None:
         scheme.for_columns(100)
 
 
-_RUN = """
-import sys
-from pathlib import Path
-from onggi.languages import Languages
-from onggi.stages import QuantizeConfig, quantize
-quantize(QuantizeConfig(sys.argv[1], text="starter", languages=Languages("en,ko,km"), tokens=3000), Path(sys.argv[2]))
-"""
-
-
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> None:
-    whole = quantize(config(tiny_gemma, tokens=3000), tmp_path / "whole")
+    given = config(tiny_gemma, tokens=3000)
+    whole = quantize(given, tmp_path / "whole")
     out = tmp_path / "killed"
+    work = out / ".partial" / "out"
     generator = random.Random(0)
     seen: set[int] = set()
-    command = [sys.executable, "-c", _RUN, str(tiny_gemma), str(out)]
+    words = ["quantize", str(tiny_gemma), "--text", "starter", "--languages", "en,ko,km", "--tokens", "3000"]
     for wanted in (1, 3):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=os.environ)
-        work = out / ".partial" / "out"
         # Killed a random moment after so many layers are finished.
-        while process.poll() is None and len(list(work.glob("layer-*.json"))) < wanted:
-            time.sleep(0.002)
-        time.sleep(generator.random() * 0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        killed(
+            *words,
+            *("--out", str(out)),
+            when=lambda wanted=wanted: len(list(work.glob("layer-*.json"))) >= wanted,
+            after=generator.random() * 0.05,
+        )
         if not (out / "stage.json").exists():
             seen.add(len(list(work.glob("layer-*.json"))))
     assert max(seen) >= 1, "every kill came before the first layer or after the end"
-    assert subprocess.run(command, check=True, capture_output=True).returncode == 0
-    assert digests(out) == digests(whole.path)
+    assert digests(quantize(given, out).path) == digests(whole.path)
     assert not (out / ".partial").exists()
 
 

@@ -197,9 +197,9 @@ def test_a_judge_grades_and_compares(tiny: Path, tiny_gemma: Path, served: str, 
     assert len(verdicts) == 3 * 7 + 3 * 14
 
 
-def test_tokenizers_and_machines_are_told(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
+def test_what_tokenizers_make_of_the_text_is_told(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
     words = ["evaluate", f"a={tiny}", f"b={tiny_gemma}", "--languages", "ko,en,km", "--limit", "3"]
-    assert main([*words, "--cost", "--out", str(tmp_path / "s"), "--quiet"]) == 0
+    assert main([*words, "--out", str(tmp_path / "s"), "--quiet"]) == 0
     scores = json.loads((tmp_path / "s" / "scores.json").read_text(encoding="utf-8"))
     for name in ("a", "b"):
         model = scores["models"][name]
@@ -213,8 +213,14 @@ def test_tokenizers_and_machines_are_told(tiny: Path, tiny_gemma: Path, tmp_path
             } <= entry.keys()
             # The same tokens, whether the tokenizer or the model counts them.
             assert entry["tokens_per_passage"]["tokens"] == entry["nll_per_passage"]["tokens"]
-        assert model["cost"]["disk_bytes"] > 0 and model["cost"]["decode_tokens_per_second"]["value"] > 0
     assert 0.1 <= scores["models"]["b"]["languages"]["km"]["kl"]["collapse"]["share"] <= 1
+
+
+def test_what_the_machine_needs_is_told(tiny: Path, tmp_path: Path) -> None:
+    words = ["evaluate", str(tiny), "--languages", "ko,en,km", "--limit", "1", "--cost"]
+    assert main([*words, "--out", str(tmp_path / "s"), "--quiet"]) == 0
+    found = json.loads((tmp_path / "s" / "scores.json").read_text(encoding="utf-8"))["models"]["tiny"]["cost"]
+    assert found["disk_bytes"] > 0 and found["decode_tokens_per_second"]["value"] > 0
 
 
 @pytest.mark.parametrize(

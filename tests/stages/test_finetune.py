@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from forks import killed
 from onggi import ledger, recipe
 from onggi.cli import main
 from onggi.engines.transformers import Engine
@@ -22,6 +18,7 @@ from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.stages import FinetuneConfig, ReportConfig, finetune, report
 from onggi.stages.base import Names
+from processes import same_curves, same_weights, torchrun
 
 pytest.importorskip("peft")
 ROOT = Path(__file__).parent.parent.parent
@@ -173,25 +170,14 @@ def test_all_weights_by_last_answers(tiny: Path, chat: Path, tmp_path: Path) -> 
     Engine(made.path)
 
 
-KILLED = """
-import sys
-from onggi.cli import main
-from onggi.train import trainer, preference
-trainer.CHECKPOINT_EVERY = preference.CHECKPOINT_EVERY = 0.0
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-def killed(words: list[str], out: Path) -> None:
+def stopped(words: list[str], out: Path) -> None:
     """Run until a checkpoint stands, kill, and run to the end."""
-    running = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
     training = out / ".partial" / "training"
-    while running.poll() is None and not list(training.glob("step-*[1-9]/checkpoint.json")):
-        time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    killed(
+        *(*words, str(out)),
+        when=lambda: list(training.glob("step-*[1-9]/checkpoint.json")),
+        settings={f"onggi.train.{name}:CHECKPOINT_EVERY": 0.0 for name in ("trainer", "preference")},
+    )
     assert list(training.glob("step-*[1-9]")) and not (out / "stage.json").exists(), (
         "the kill came after the end"
     )
@@ -203,7 +189,7 @@ def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, chat: Path, tmp_path
     words = ["finetune", str(tiny_gemma), "--data", str(chat), "--steps", "20", "--guard", "ja:0.5"]
     words += [*flags(dropout=0.1, neftune=5.0, measure_every=4), "--out"]
     assert main([*words, str(tmp_path / "whole")]) == 0
-    killed(words, tmp_path / "killed")
+    stopped(words, tmp_path / "killed")
     outputs = [ledger.read_json(tmp_path / name / "stage.json")["outputs"] for name in ("whole", "killed")]
     apart = {name for name in outputs[0] if outputs[0][name] != outputs[1][name]}
     assert apart <= {"report.html", "report.md", "tuning.json"}  # the name of the folder stands in them
@@ -241,39 +227,11 @@ def test_two_processes_make_the_curve_of_one(tiny: Path, chat: Path, tmp_path: P
     words = ["finetune", str(tiny), "--data", str(chat), "--steps", "4", "--at_once", "1"]
     words += [*flags(batch_tokens=384, measure_every=2), "--json", "--out"]
     assert main([*words, str(tmp_path / "one")]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "onggi",
-    ]
-    ran = subprocess.run(
-        [*command, *words, str(tmp_path / "two")],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert ran.returncode == 0, ran.stderr[:3000]
-    one, two = (
-        [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("one", "two")
-    )
-    assert len(one) == len(two) == 10
-    for mine, theirs in zip(one, two, strict=True):
-        assert mine.keys() == theirs.keys()
-        for key in mine:
-            assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (mine, theirs)
-    adapters = [
-        load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("one", "two")
-    ]
-    for key, tensor in adapters[0].items():
-        torch.testing.assert_close(adapters[1][key], tensor, rtol=2e-3, atol=2e-5)
+    torchrun([*words, str(tmp_path / "two")])
+    one, other = tmp_path / "one", tmp_path / "two"
+    same_curves(one, other, 10)
+    adapter = Path("adapter") / "adapter_model.safetensors"
+    same_weights(one / adapter, other / adapter, 2e-3, 2e-5)
 
 
 @pytest.fixture(scope="module")
@@ -310,7 +268,7 @@ def test_preferences(objective: str, tiny_gemma: Path, pairs: Path, tmp_path: Pa
     assert "chosen answer likelier" in (out / "report.md").read_text()
     Engine(out)
     if objective == "simpo":
-        killed(words, tmp_path / "killed")
+        stopped(words, tmp_path / "killed")
         again = ledger.read_json(tmp_path / "killed" / "stage.json")["outputs"]
         for name in ("model.safetensors", "adapter/adapter_model.safetensors", "metrics.jsonl"):
             assert again[name] == record["outputs"][name], name

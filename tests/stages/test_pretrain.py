@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from forks import killed
 from onggi import ledger, recipe
 from onggi.cli import main
 from onggi.engines.transformers import Engine
@@ -107,15 +104,6 @@ def test_the_grid_that_it_came_on(tiny_gemma: Path, tmp_path: Path) -> None:
     assert terms in (far.path / "README.md").read_text() and (far.path / "LICENSE").read_text() == "terms"
 
 
-KILLED = """
-import sys
-from onggi.cli import main
-from onggi.train import trainer
-trainer.CHECKPOINT_EVERY = 0.0
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> None:
     words = [
         "pretrain",
@@ -131,15 +119,13 @@ def test_killed_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> N
     words += ["--batch_tokens", "192", "--length", "64", "--out"]
     assert main([*words, str(tmp_path / "whole")]) == 0
     out = tmp_path / "killed"
-    running = subprocess.Popen(
-        [sys.executable, "-c", KILLED, *words, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
     training = out / ".partial" / "training"
-    while running.poll() is None and not list(training.glob("step-*[1-9]/checkpoint.json")):
-        time.sleep(0.002)
-    time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
+    killed(
+        *(*words, str(out)),
+        when=lambda: list(training.glob("step-*[1-9]/checkpoint.json")),
+        after=0.05,
+        settings={"onggi.train.trainer:CHECKPOINT_EVERY": 0.0},
+    )
     assert list(training.glob("step-*[1-9]")) and not (out / "stage.json").exists(), (
         "the kill came after the end"
     )

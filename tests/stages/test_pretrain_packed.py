@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from conftest import save_fallback_tokenizer, save_model
+from forks import two
 from onggi import recipe, run
 from onggi.cli import main
 from onggi.errors import OnggiError
@@ -22,6 +20,7 @@ from onggi.languages import Languages
 from onggi.stages import PackConfig, PretrainConfig, pack, pretrain
 from onggi.stages.pretrain_plan import outlook
 from onggi.text.packing import Packed
+from processes import same_curves, same_weights, torchrun
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -219,7 +218,8 @@ def test_dry_run(
         outlook(PretrainConfig("starter", "random", "1m"))
 
 
-def test_two_processes_make_the_curve_of_one(packed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shard", [False, pytest.param(True, marks=pytest.mark.long)])
+def test_two_processes_make_the_curve_of_one(shard: bool, packed: Path, tmp_path: Path) -> None:
     words = ["pretrain", "--text", str(packed), "--init", "random", "--size", "300k", "--steps", "6"]
     words += [
         "--batch-tokens",
@@ -233,38 +233,14 @@ def test_two_processes_make_the_curve_of_one(packed: Path, tmp_path: Path) -> No
     ]
     # Not Muon, which makes its steps orthogonal in bf16.
     words += ["--validate-every", "3", "--precision", "fp32", "--optimizer", "adamw", "--json", "--out"]
-    assert main([*words, str(tmp_path / "one")]) == 0
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "onggi",
-    ]
-    for name in ("two", "sharded"):
-        more = ["--shard"] if name == "sharded" else []
-        ran = subprocess.run(
-            [*command, *words, str(tmp_path / name), *more],
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        assert json.loads(ran.stdout)["path"] == str(tmp_path / name)  # the first alone speaks
-        one, two = lines(tmp_path / "one"), lines(tmp_path / name)
-        assert len(one) == len(two) == 9
-        for mine, theirs in zip(one, two, strict=True):
-            assert mine.keys() == theirs.keys()
-            for key in mine:
-                assert theirs[key] == pytest.approx(mine[key], rel=1e-4), (name, mine, theirs)
-        models = [load_file(tmp_path / made / "model.safetensors") for made in ("one", name)]
-        assert models[0].keys() == models[1].keys()
-        for key, tensor in models[0].items():
-            torch.testing.assert_close(models[1][key], tensor, rtol=0.02, atol=2e-4)
+    one, other = tmp_path / "one", tmp_path / "two"
+    assert main([*words, str(one)]) == 0
+    told = (
+        torchrun([*words, str(other), "--shard"]) if shard else "".join(two([*words, str(other)], tmp_path))
+    )
+    assert json.loads(told)["path"] == str(other)  # the first alone speaks
+    same_curves(one, other, 9)
+    same_weights(one / "model.safetensors", other / "model.safetensors", 0.02, 2e-4)
 
 
 def test_the_quick_recipe_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,9 @@ def test_deeper_without_text(tiny_gemma: Path, tmp_path: Path) -> None:
 def test_a_killed_run_ends_in_the_same_bytes(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ReshapeConfig(str(tiny), layers=2, mlp=200, keep_languages=Languages("ko,el"), **TEXT)
+    config = ReshapeConfig(
+        str(tiny), layers=2, mlp=200, keep_languages=Languages("ko,el"), words="none", **TEXT
+    )
     whole = outputs(reshape(config, tmp_path / "whole").path)
     real = shape.tensors
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import ledger
 from ..engines import protocol
 from ..engines.protocol import Answer, Generates, Sampling, Scored, Scores
 from ..text import confusion
@@ -168,24 +167,6 @@ def read(file: Path) -> dict[str, Row]:
     lines = file.read_bytes().splitlines(keepends=True)
     rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
     return {row["item"]: row for row in rows if row.get("finish") != "error"}
-
-
-def complete(
-    file: Path, kept: Mapping[str, Row], asked: Iterable[Row], step: Callable[[], None]
-) -> dict[str, Row]:
-    """Item → row, of what is `kept` in `file` (JSON lines) and of what is `asked`, each row added to the file
-    as it comes. `step` is called for each of these.
-    """
-    found = dict(kept)
-    with ledger.writing(file) as aside:
-        aside.write_bytes(b"".join(map(line, kept.values())))
-    with file.open("ab") as out:
-        for row in asked:
-            out.write(line(row))
-            out.flush()
-            found[row["item"]] = row
-            step()
-    return found
 
 
 def line(row: Row) -> bytes:

@@ -1,9 +1,9 @@
 """Tasks of lm-eval (EleutherAI's harness), as they are, answered by our engine.
 
-lm-eval reads the task, makes the prompts, filters the answers and computes the metrics; only the
-model is ours (`Model`), so that what a task's items share is computed once. Every response is kept
-in a file as it comes: a run that was stopped asks only for what is missing, and lm-eval does its
-(cheap) rest again. This module needs the extra `onggi[tasks]`, and is imported only when asked for.
+lm-eval reads the task, makes the prompts, filters the answers and computes the metrics; the answers are ours
+(`respond`), so that what a task's items share is computed once. Every response is kept in a file as it comes: a
+run that was stopped asks only for what is missing. Then lm-eval does its (cheap) part with a `Model` that has
+them. This module needs the extra `onggi[tasks]`, and is imported only when asked for.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import os
 import re
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,6 @@ from ..engines.transformers import Engine, no_bars
 from ..errors import OnggiError, nearest, one_line
 from ..languages import canonical
 from ..text.identify import identify
-from . import answering
 from .answering import Row
 from .tasks import TASKS
 
@@ -188,28 +187,15 @@ def _fitting(engine: Engine, prompt: str, sampling: Sampling) -> str:
 
 
 class Model(LM):
-    """Our engine as lm-eval's model. load: makes it, called only where a response is missing in `file`.
+    """lm-eval's model, whose every response (see `requests_of`) is in `kept` already."""
 
-    step: called for every response that is new.
-    """
-
-    def __init__(self, load: Callable[[], Engine], file: Path, step: Callable[[], None]):
+    def __init__(self, kept: Mapping[str, Row]):
         super().__init__()
-        self._load, self._file, self._step = load, file, step
-        self.kept = answering.read(file)
-
-    @functools.cached_property
-    def engine(self) -> Engine:
-        """The loaded model."""
-        return self._load()
+        self._kept = kept
 
     def _responses(self, instances: Sequence[Instance]) -> list[Any]:
         """The response to each of lm-eval's requests, in their order."""
-        asked = _numbered(instances)
-        missing = list({one.id: one for one in asked if one.id not in self.kept}.values())
-        rows = respond(missing, self.engine, {}) if missing else ()
-        self.kept = answering.complete(self._file, self.kept, rows, self._step)
-        return [self.kept[request.id]["response"] for request in asked]
+        return [self._kept[request.id]["response"] for request in _numbered(instances)]
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """(nats, greedy) of each continuation after its context."""

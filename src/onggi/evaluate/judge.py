@@ -155,7 +155,7 @@ def grade(
 ) -> Iterator[Row]:
     """A grade for each turn of each prompt, as they come. answers: item → `answering.answer`'s row.
 
-    Rows are as `answering.complete` keeps them, in one file a model: `item, _id, turn, lang, category, model,
+    Rows are as `pieces.complete` keeps them, in one file a model: `item, _id, turn, lang, category, model,
     judge, status, score, identified, verdict, finish, tokens, seconds, error`. `score` is 1 to 10 where
     `status` is "judged", 0 for "empty" and "wrong_language" (not asked), and None for "unparsable" (the judge
     said something that is no grade), "failed" (the judge's engine did) and "missing" (there is no answer to
@@ -371,7 +371,7 @@ def compare(
 ) -> Iterator[Row]:
     """Each turn of each prompt judged twice, with `first` shown as A and with `second` shown as A.
 
-    `first` and `second` are a model's name and its answers. A row for each order, as `answering.complete`
+    `first` and `second` are a model's name and its answers. A row for each order, as `pieces.complete`
     keeps them in one file a pair: `item, _id, turn, lang, category, a, b, judge, status, winner, verdict, longer,
     finish, tokens, seconds, error`, where `a` is the model shown first, `winner` the name of a model, "tie",
     or None where there is no verdict, and `longer` the model whose answer has more characters.

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import OnggiError
-from ..text.tokens import Tokens
+from ..text.tokens import Parts, Tokens
 from .entries import mean, parity, ratio
 
 
@@ -32,7 +32,7 @@ def price(
 
     The start token of a sequence does not count. Raises OnggiError for a passage without tokens.
     """
-    parts, unknown = _Parts(tokens), _unknown(tokens)
+    parts, unknown = Parts(tokens.tokenizer), _unknown(tokens)
     encoded = {language: [tokens.encode(text) for text in texts] for language, texts in passages.items()}
     counts = {language: [len(ids) for ids in own] for language, own in encoded.items()}
     found = {}
@@ -53,24 +53,6 @@ def price(
             entry["parity"] = parity(lengths, counts["en"])
         found[language] = entry
     return found
-
-
-class _Parts:
-    """The tokens that are only a part of a character, whatever kind of tokenizer: `token in parts`.
-
-    SentencePiece's `<0xE1>` and a byte-level token that ends within a character have this in common:
-    decoded alone, they are U+FFFD. The one token that may say U+FFFD itself is none of them.
-    """
-
-    def __init__(self, tokens: Tokens):
-        self._tokenizer = tokens.tokenizer
-        own = tokens.encode("\ufffd")
-        self._known: dict[int, bool] = {own[0]: False} if len(own) == 1 else {}
-
-    def __contains__(self, token: int) -> bool:
-        if token not in self._known:
-            self._known[token] = "\ufffd" in self._tokenizer.decode([token], skip_special_tokens=False)
-        return self._known[token]
 
 
 def _unknown(tokens: Tokens) -> int | None:

@@ -112,7 +112,7 @@ class _CrossEntropy(torch.autograd.Function):
                 for need, tensor in zip(wanted, (hidden, weight, bias, values), strict=True)
             ]
             states, rows = hidden.to(dtype), weight.to(dtype)
-            room = _Room(min(positions, len(targets)), rows, wide)
+            room = _Room(min(positions, len(targets)), rows, wide, kept[1] is not None)
             loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
             for start in range(0, len(targets), positions):
                 own = slice(start, start + positions)
@@ -139,17 +139,17 @@ class _CrossEntropy(torch.autograd.Function):
 class _Room:
     """Memory that every chunk uses again: to be given new pages for each costs as much as the arithmetic.
 
-    block: positions whose logits are gone over together.
+    block: positions whose logits are gone over together. trained: whether the head's weight is.
     """
 
-    def __init__(self, positions: int, rows: Tensor, wide: torch.dtype):
+    def __init__(self, positions: int, rows: Tensor, wide: torch.dtype, trained: bool):
         self.block = positions if rows.is_cuda else max(min(positions, _BLOCK // len(rows)), 1)
         self.products = torch.empty(positions, len(rows), dtype=rows.dtype, device=rows.device)
         self.logits: Tensor | None = None
         self.of_weight: Tensor | None = None
         if rows.dtype != wide:
             self.logits = torch.empty(self.block, len(rows), dtype=wide, device=rows.device)
-            self.of_weight = torch.empty_like(rows)
+            self.of_weight = torch.empty_like(rows) if trained else None
 
 
 def _chunk(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import say
 from . import pretrain_plan
-from .base import Names, Plan, Stage, command, options
+from .base import Names, Plan, Stage, command
 from .pretrain import PretrainConfig, train
 from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
-from .training import processes
+from .training import carried_out
 
 _REVISION = 1
 
@@ -220,17 +219,9 @@ def distill(config: DistillConfig, out: Path) -> Artifact:
     >>> sorted(made.record["closed"])
     ['el', 'km', 'ko']
     """
-    job = ledger.begin(out, "distill", options(config), inputs(config), _REVISION)
-    if job.done:
-        return job.done
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    with processes() as own, job if own.first else contextlib.nullcontext():
-        train(config.training, job, own, _Distilling(config, job, own))
-    found = ledger.artifact(out)
-    assert found is not None  # the first process has written it
-    return found
+    return carried_out(
+        STAGE, config, out, lambda job, own: train(config.training, job, own, _Distilling(config, job, own))
+    )
 
 
 class _Distilling:

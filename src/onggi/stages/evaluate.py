@@ -254,9 +254,8 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     # What is asked is all known before a model is loaded. Translation needs its English, whichever
     # languages are scored.
     shots = config.shots or 0
-    asked = {}
-    if ours:
-        asked = tasks.items(ours, text.load(config.text or "probe"), config.languages, shots, config.limit)
+    whole = text.load(config.text or "probe") if ours else None
+    asked = tasks.items(ours, whole, config.languages, shots, config.limit) if whole else {}
     harnessed = []
     if theirs:
         harnessed = tasks.harness().prepare(theirs, config.languages, config.shots, config.limit)
@@ -285,7 +284,7 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
             grades = judge.add(evaluation, by, prompts, answered, config.judging)
         answers.write(evaluation, prompts, answered, grades)
     costs.add_servers(evaluation)
-    _costs(config, evaluation, found)
+    _costs(config, evaluation, found or whole or text.load("probe"))
     return job.finish(
         evaluation.write(),
         command=command(STAGE, config, job.out),
@@ -293,12 +292,10 @@ def _evaluate(config: EvaluateConfig, job: ledger.Job) -> Artifact:
     )
 
 
-def _costs(config: EvaluateConfig, evaluation: Evaluation, scored: Text | None) -> None:
+def _costs(config: EvaluateConfig, evaluation: Evaluation, found: Text) -> None:
     """What tokenizers make of the scored text, else of the shipped probe, and what the machine needs."""
-    from .. import text
     from ..evaluate.parts import costs
 
-    found = scored or text.load("probe")
     languages = evaluation.languages(found)
     if languages is None:
         say(f"{found.name} is in none of the languages that were measured, so no tokens are counted on it.")

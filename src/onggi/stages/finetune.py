@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import re
-import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import languages as tags
-from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
-from ..ledger import Artifact
+from ..ledger import Artifact, Job
 from ..phrases import Phrases
-from ..progress import progress, release_memory, say
+from ..progress import progress, release_memory
 from . import finetune_data as data
-from .base import Names, Stage, command, options, precision
-from .finetune_plan import AT_ONCE, AT_ONCE_GPU, BATCH, dry_run, outlook, plan
-from .training import Processes, check_services, named_services, processes, step_seconds, write_weights
+from .base import Names, Stage, command, precision
+from .finetune_plan import BATCH, dry_run, outlook, plan
+from .training import Processes, carried_out, check_services, named_services
 
 _REVISION = 1
-CURVES, METRICS, TUNING, FAULTS = "curves.svg", "metrics.jsonl", "tuning.json", "left-out.txt"
-_MEASURES = 10  # times that held-out answers and text are measured, by default
-# At the peak, by method and objective: adapters take ten times what all weights do.
-_RATES = {"sft": (2e-4, 2e-5), "dpo": (2e-5, 1e-6), "simpo": (2e-5, 1e-6)}
 
 
 @dataclass(frozen=True)
@@ -136,19 +126,10 @@ class FinetuneConfig:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OnggiError(f"{given[1]}: --{given[0]} says how long to train already; give one of them.")
-        for name in (
-            *(
-                "steps",
-                "epochs",
-                "minutes",
-                "batch_tokens",
-                "rank",
-                "at_once",
-                "measure_every",
-                "probe_passages",
-            ),
-            *("samples", "max_tokens", "beta", "alpha"),
-        ):
+        numbers = (
+            "steps epochs minutes batch_tokens rank alpha beta at_once measure_every probe_passages samples"
+        )
+        for name in (*numbers.split(), "max_tokens"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise OnggiError(f"{name}: {value} is not more than 0.")
@@ -220,431 +201,59 @@ def finetune(config: FinetuneConfig, out: Path) -> Artifact:
     >>> sorted(made.record["tuning"]["right"])
     ['en', 'ko', 'th']
     """
-    job = ledger.begin(out, "finetune", options(config), inputs(config), _REVISION)
-    if job.done:
-        return job.done
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    with processes() as all_of_them, job if all_of_them.first else contextlib.nullcontext():
-        _Tuning(config, job, all_of_them).run()
-    found = ledger.artifact(out)
-    assert found is not None  # the first process has written it
-    return found
+    return carried_out(STAGE, config, out, lambda job, own: _tune(config, job, own))
 
 
-class _Tuning:
-    """One run, in the order of its methods."""
+def _tune(config: FinetuneConfig, job: Job, processes: Processes) -> None:
+    """Measure the model, train it, write it, and measure it again."""
+    from ..engines.transformers import Engine
+    from ..models import checkpoint as checkpoints
+    from . import finetune_result as result
+    from .finetune_material import material as material_of
+    from .finetune_training import Training, check
 
-    def __init__(self, config: FinetuneConfig, job: ledger.Job, processes: Processes):
-        from ..models import references
-        from ..train import adapters
-
-        self.config, self.job, self.processes = config, job, processes
-        self.adapter: Any = None
-        check_services(config.report_to)
-        if config.method == "qlora":
-            adapters.check_quantized(processes.device)
-        if config.adapts:
-            adapters.imported()
-        if config.objective != "sft":
-            from ..train import preference
-
-            preference.imported()
+    check_services(config.report_to)
+    check(config, processes)
+    found, replay, start = data.read(config), data.replay(config), _start(config, job, processes)
+    source = checkpoints.Checkpoint(start.folder)
+    if "quantization_config" in source.config:
+        raise OnggiError(f"{config.model}: is quantised; name the model it was made from.")
+    engine = Engine(start.folder, processes.device)
+    dtype = precision(job, config.precision, engine.device)
+    material = material_of(config, found, replay, start, engine)
+    measures = material.measures
+    with progress(f"finetune {job.out.name}", 1.0) as bar:
+        bar.total = material.steps(config) + 2 * measures.parts
         if processes.first:
-            references.resolve(config.model)
-        processes.wait()
-        self.base = references.resolve(config.model)
-        self.data = data.read(config)
-        self.replay = data.replay(config)
-        self.start = data.start(self.base)
-        if processes.first:
-            made = data.written(self.start, job.partial / "start")
-        processes.wait()
-        self.start = made if processes.first else data.written(self.start, job.partial / "start")
-
-    def run(self) -> None:
-        from ..engines.transformers import Engine
-        from ..models import checkpoint as checkpoints
-
-        config, job = self.config, self.job
-        source = checkpoints.Checkpoint(self.start.folder)
-        if "quantization_config" in source.config:
-            raise OnggiError(f"{config.model}: is quantised; name the model it was made from.")
-        self.source = source
-        engine = Engine(self.start.folder, self.processes.device)
-        self.window = engine.window
-        self.dtype = precision(job, config.precision, engine.device)
-        self.material(engine)
-        with progress(f"finetune {job.out.name}", 1.0) as bar:
-            bar.total = self.steps_known() + 2 * self.measures.parts
-            before = self.before(engine, bar)
-            trained = self.train(engine, bar)
-            if self.processes.first:
-                names = self.write(trained)
-                del engine, trained
-                self.adapter = None  # and with it the model that it was for
-                release_memory()
-                after = self.measures(
-                    Engine(job.work, self.processes.device),
-                    config.max_tokens,
-                    job.partial / "after.json",
-                    bar,
-                    "after",
-                )
-                self.finish(before, after, names)
-        self.processes.wait()
-
-    # ── what is trained on and measured ──
-
-    def material(self, engine: Any) -> None:
-        """Tokens of dialogues and text, and what is to be measured."""
-        from .. import text
-        from ..text import packing
-        from ..train import dialogues as batches
-        from ..train.validation import Validation
-        from .finetune_measures import Measures, prompts
-
-        config, found = self.config, self.data
-        marks = packing.marks(self.start.folder, self.start.tokens)
-        ends = engine.ends
-        sides = {"train": found.train, "held out": found.held_out}
-        if config.objective != "sft":
-            from dataclasses import replace
-
-            sides = {
-                "train": [],
-                "held out": [replace(d, messages=(*d.messages, *d.chosen)) for d in found.held_out],
-                "rejected": [replace(d, messages=(*d.messages, *d.rejected)) for d in found.held_out],
-            }
-        made = {side: list(data.taught(own, self.start, ends, config.turns)) for side, own in sides.items()}
-        self.length = data.length(config.length, [len(t.ids) for _, t in made["train"]], self.window)
-        if self.length > config.batch_tokens:
-            raise OnggiError(
-                f"batch_tokens: {config.batch_tokens} are less than one sequence of {self.length} (--length)."
-            )
-        over, kept, self.replay_licence = self.replay
-        size = config.batch_tokens // self.length
-        self.batches = None
-        if config.objective == "sft":
-            fit = data.fitting(made["train"], self.length)
-            if config.balance == "none":
-                fit = {"all": [taught for own in fit.values() for taught in own]}
-            texts = {
-                tag: batches.packed(
-                    [
-                        part
-                        for ids in packing.encode(self.start.tokens.tokenizer, own)
-                        for part in batches.plain(ids.tolist(), marks.start, marks.end, self.length)
-                    ],
-                    self.length,
-                )
-                for tag, own in (over.items() if config.replay or config.guard else ())
-            }
-            rows = {tag: batches.packed(own, self.length) for tag, own in fit.items()}
-            self.batches = batches.DialogueBatches(rows, texts, size, config.replay, marks.pad, config.seed)
-            self.once = (
-                len(rows) * max(map(len, rows.values()))
-                if config.balance == "languages"
-                else sum(map(len, rows.values()))
-            )
-        self.held = {tag: [t for d, t in made["held out"] if d.lang == tag] for tag in found.languages}
-        rejected = {tag: [t for d, t in made.get("rejected", ()) if d.lang == tag] for tag in found.languages}
-        self.validation = Validation(self.start.tokens, kept, min(self.window or 2048, 2048))
-        probe = text.load("probe")
-        passages = probe.common(config.probe_languages or probe.languages, config.probe_passages)
-        asked = list(dict.fromkeys([*found.languages, *config.limits]))
-        self.measures = Measures(
-            self.held,
-            rejected if any(rejected.values()) else {},
-            passages,
-            prompts(config, asked, found.held_out),
-        )
-
-    def steps_known(self) -> int:
-        """Steps as far as they are known before anything is measured."""
-        config = self.config
-        if config.steps:
-            return config.steps
-        if config.objective != "sft":
-            return max(round((config.epochs or 3) * len(self.data.train) / self.pairs), 1)
-        assert self.batches is not None
-        rows = (config.epochs or 3) * self.once / (1 - config.replay)
-        return max(round(rows / self.batches.size), 1)
-
-    @property
-    def pairs(self) -> int:
-        """Preferences of one step: two answers each, taken to be as long as a sequence at most."""
-        return max(self.config.batch_tokens // (2 * self.length), 1)
-
-    def before(self, engine: Any, bar: Any) -> dict[str, Any]:
-        """Measures of the model as it is: a base model is asked without a template, which it has never seen."""
-        place = self.job.partial / "before.json"
-        if self.processes.first:
-            engine.plain = self.start.standard is not None
-            found = self.measures(engine, self.config.max_tokens, place, bar, "before")
+            # As it is: a base model is asked without a template, which it has never seen.
+            engine.plain = start.standard is not None
+            before = measures(engine, config.max_tokens, job.partial / "before.json", bar, "before")
             engine.plain = False
-        self.processes.wait()
-        return found if self.processes.first else ledger.read_json(place)
-
-    # ── training ──
-
-    def train(self, engine: Any, bar: Any) -> Any:
-        """Train; returns the model whose weights are to be written, adapters merged."""
-        from ..train import adapters
-
-        config = self.config
-        model = engine.model
-        if config.method == "qlora":
-            model = adapters.quantized(self.start.folder, self.processes.device)
-        if config.adapts:
-            shape = adapters.Shape(
-                config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"
-            )
-            patched = config.objective == "sft"
-            self.adapter = adapters.attach(model, shape, self.start.trained, config.seed, patched)
-        else:
-            model.requires_grad_(True)
-        if config.neftune:
-            adapters.noise(model, config.neftune)
-        self.parameters = {
-            "all": sum(p.numel() for p in model.parameters()),
-            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        }
-        (self._prefer if config.objective != "sft" else self._learn)(model, bar)
-        model.requires_grad_(False)
-        if self.adapter is None:
-            return model
-        if self.processes.first:
-            self.adapter.save(self.job.partial / "out" / adapters.FOLDER, config.model)
-        self.processes.wait()
-        if config.method == "qlora":  # into the weights as they were, not as 4 bits have them
+        processes.wait()
+        training = Training(config, job, processes, material, dtype, bar)
+        model, told = training(engine)
+        if processes.first:
+            names, moved = result.write(source, model, start.folder, job.work)
+            del engine, model
             release_memory()
-            return adapters.load(engine.model, self.job.partial / "out" / adapters.FOLDER).merged()
-        return self.adapter.merged()
+            again = Engine(job.work, processes.device)
+            after = measures(again, config.max_tokens, job.partial / "after.json", bar, "after")
+            result.finish(training, told, before, after, names, moved, command(STAGE, config, job.out))
+    processes.wait()
 
-    @property
-    def rate(self) -> float:
-        """Learning rate at its peak."""
-        return self.config.learning_rate or _RATES[self.config.objective][0 if self.config.adapts else 1]
 
-    def _learn(self, model: Any, bar: Any) -> None:
-        from ..train import trainer
-        from ..train.dialogues import AnswerLoss
-        from ..train.schedule import Schedule
-        from ..train.tokens import next_token
-        from ..train.tuner import Guard, Tuner
+def _start(config: FinetuneConfig, job: Job, processes: Processes) -> data.Start:
+    """The model to begin with, its template in its files; the first process makes these."""
+    from ..models import references
 
-        config = self.config
-        assert self.batches is not None
-        loss = next_token(self.dtype, rows=self.adapter.rows if self.adapter else None)
-        at_once = config.at_once or max(
-            (AT_ONCE if self.processes.device.type == "cpu" else AT_ONCE_GPU) // self.length, 1
-        )
-        steps = self._steps(model, loss, at_once)
-        bar.total = steps + 2 * self.measures.parts
-        warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
-        if "tensorboard" in (config.report_to or ()):
-            os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(self.job.out / "tensorboard"))
-        made = Tuner(
-            model,
-            loss,
-            self.batches,
-            Schedule(steps, self.rate, warmup, config.schedule),
-            trainer.Options(
-                weight_decay=config.weight_decay,
-                at_once=at_once,
-                checkpointing=config.checkpointing,
-                validate_every=config.measure_every or max(-(-steps // _MEASURES), 1),
-                report_to=config.report_to or (),
-                name=self.job.out.name,
-                seed=config.seed,
-            ),
-            self.job.partial / "training",
-            bar,
-            self.job.tick if self.processes.first else lambda: None,
-            self.validation,
-            answers=AnswerLoss(self.held),
-            guard=Guard(config.limits) if config.guard else None,
-        )
-        self.lines = made.fit()
-        made.go_back_to_held()
-        done = made.state.global_step
-        self.facts = {
-            "steps": done,
-            "warmup": warmup,
-            "tokens": self.batches.tokens(made.passed_over, made.passed_over + done),
-        }
-        if made.halved:
-            self.facts |= {"went_back": made.halved, "passed_over": made.passed_over}
-        spent = sum(own["tokens"] for own in self.batches.tokens(0, made.own_steps).values())
-        self.facts["tokens_per_second"] = round(spent / made.seconds, 1) if made.seconds else None
-
-    def _steps(self, model: Any, loss: Any, at_once: int) -> int:
-        """How many steps. What follows from a measurement is kept: a run that goes on must not measure anew."""
-        if self.config.minutes is None:
-            return self.steps_known()
-        kept = self.job.partial / "steps"
-        if self.processes.first and not kept.is_file():
-            each = step_seconds(model, loss, self.batches, at_once)
-            steps = max(int(60 * self.config.minutes / each), 1)
-            say(f"A step takes about {each:.2g} s: {steps} steps in {self.config.minutes:g} minutes.")
-            with ledger.writing(kept) as aside:
-                aside.write_text(str(steps))
-        self.processes.wait()
-        return int(kept.read_text())
-
-    def _prefer(self, model: Any, bar: Any) -> None:
-        from ..train import preference
-
-        config = self.config
-        steps = self.steps_known()
-        self.lines = preference.train(
-            self.adapter.peft if self.adapter else model,
-            self.start.folder,
-            [(d.messages, d.chosen, d.rejected) for d in self.data.train],
-            preference.Settings(
-                "dpo" if config.objective == "dpo" else "simpo",
-                steps,
-                self.pairs,
-                self.rate,
-                min(steps // 10, 100) if config.warmup is None else config.warmup,
-                config.beta or (0.1 if config.objective == "dpo" else 2.0),
-                config.gamma,
-                self.length,
-                config.seed,
-                self.dtype,
-                reference=None if self.adapter or config.objective == "simpo" else self.start.folder,
-            ),
-            self.job.partial / "training",
-            bar,
-            self.job.tick if self.processes.first else lambda: None,
-        )
-        counts: dict[str, int] = {}
-        for dialogue in self.data.train:
-            counts[dialogue.lang] = counts.get(dialogue.lang, 0) + 1
-        self.facts = {"steps": steps, "pairs": counts, "pairs_a_step": self.pairs}
-
-    # ── what is written ──
-
-    def write(self, model: Any) -> list[str]:
-        """Write the merged model; returns the names of its files."""
-        from ..models import checkpoint as checkpoints
-        from ..train import adapters
-
-        work = self.job.work
-        tables = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-        stored = dict(model.named_parameters(remove_duplicate=False))
-        names = {name for name, parameter in stored.items() if id(parameter) in tables}
-        self.moved = write_weights(self.source, stored, names, work, self.start.folder)
-        config = {key: value for key, value in self.source.config.items() if key != "torch_dtype"}
-        ledger.write_json(work / "config.json", config | {"dtype": "bfloat16"})
-        files = [checkpoints.SINGLE, "config.json"]
-        for file in checkpoints.companions(self.start.folder):
-            shutil.copyfile(file, work / file.name)
-            files.append(file.name)
-        if self.adapter:
-            place = work / adapters.FOLDER
-            files += [f"{adapters.FOLDER}/{file.name}" for file in sorted(place.iterdir())]
-        return files
-
-    def finish(self, before: Mapping[str, Any], after: Mapping[str, Any], names: Sequence[str]) -> None:
-        """Write what is said of the model, and end the job."""
-        from ..models import references
-        from ..report import card, curves, html, markdown, tuning
-        from ..text import dialogues
-        from .finetune_measures import compared
-
-        config, job, work = self.config, self.job, self.job.work
-        base = references.about(self.start.folder)
-        found = compared(self.measures, before, after, self.data.languages)
-        licences = [
-            part for part in (self.data.licence, self.replay_licence if config.replay else None) if part
-        ]
-        facts = {
-            "method": config.method,
-            "objective": config.objective,
-            "learning_rate": self.rate,
-            "batch_tokens": config.batch_tokens,
-            "length": self.length,
-            "precision": str(self.dtype).removeprefix("torch."),
-            "seed": config.seed,
-            "data": list(config.data),
-            "licence": ", ".join(licences) or None,
-            "replay": config.replay if config.objective == "sft" else 0.0,
-            "replay_text": config.replay_text,
-            "dialogues": {
-                tag: sum(dialogue.lang == tag for dialogue in self.data.train) for tag in self.data.languages
-            },
-            "held_out": len(self.data.held_out),
-            "left_out": len(self.data.faults),
-            "template": self.start.standard.name if self.start.standard else "its own",
-            "parameters": self.parameters,
-            **({"rank": config.rank, "alpha": config.alpha or 2 * config.rank} if config.adapts else {}),
-            **{key: value for key, value in self.facts.items() if key != "tokens_per_second"},
-        }
-        about = {
-            **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
-            "base": {
-                "name": references.parse(config.model).name,
-                "source": config.model,
-                "grid": base.get("grid"),
-            },
-            "made_by": "onggi finetune",
-            "grid": None,
-            "tuned": {**facts, "moved": self.moved},
-        }
-        tuned = {
-            "name": job.out.name,
-            "base": about["base"]["name"],
-            "facts": facts,
-            **found,
-            "lines": self.lines,
-        }
-        ledger.write_json(work / references.ABOUT, about)
-        ledger.write_json(work / TUNING, tuned)
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.lines)
-        (work / METRICS).write_text(lines, encoding="utf-8")
-        (work / CURVES).write_text(curves.curves(self.lines), encoding="utf-8")
-        (work / FAULTS).write_text(
-            (
-                dialogues.said_of(
-                    self.data.faults,
-                    len(self.data.faults) + len(self.data.train) + len(self.data.held_out),
-                    10**6,
-                )
-                + "\n"
-            )
-            if self.data.faults
-            else "Nothing was left out.\n",
-            encoding="utf-8",
-        )
-        (work / "README.md").write_text(card.tuned(about, found), encoding="utf-8")
-        again, phrases = command(STAGE, config, job.out), Phrases("en")
-        blocks = tuning.section(tuned, again, phrases)
-        (work / "report.md").write_text(
-            markdown.page([blocks], phrases, tuning.title(tuned, phrases)), encoding="utf-8"
-        )
-        (work / "report.html").write_text(
-            html.page([blocks], tuning.title(tuned, phrases), phrases), encoding="utf-8"
-        )
-        job.finish(
-            [
-                *names,
-                references.ABOUT,
-                TUNING,
-                METRICS,
-                CURVES,
-                FAULTS,
-                "README.md",
-                "report.md",
-                "report.html",
-            ],
-            command=again,
-            facts=facts,
-            tokens_per_second=self.facts.get("tokens_per_second"),
-            tuning={key: found[key] for key in ("trained", "answers", "probe", "right")},
-        )
+    if processes.first:
+        references.resolve(config.model)
+    processes.wait()
+    start = data.start(references.resolve(config.model))
+    if processes.first:
+        made = data.written(start, job.partial / "start")
+    processes.wait()
+    return made if processes.first else data.written(start, job.partial / "start")
 
 
 def show(artifact: Artifact) -> None:

@@ -276,8 +276,17 @@ def fitting(found: Sequence[tuple[Dialogue, Taught]], length: int) -> dict[str, 
 # ── text to go over ────────────────────────────────────────────────────────────────────────────
 
 
-def replay(config: FinetuneConfig) -> tuple[dict[str, list[str]], dict[str, list[str]], str | None]:
-    """(language → texts to go over, language → texts to measure, licence), of the replay text."""
+@dataclass(frozen=True)
+class Replay:
+    """Text to go over and to measure what is forgotten on; language → texts, of each."""
+
+    over: dict[str, list[str]]
+    kept: dict[str, list[str]]
+    licence: str | None
+
+
+def replay(config: FinetuneConfig) -> Replay:
+    """The replay text. Raises OnggiError where it lacks a language."""
     from .. import text
     from ..text.draw import hold_out
 
@@ -296,7 +305,7 @@ def replay(config: FinetuneConfig) -> tuple[dict[str, list[str]], dict[str, list
         raise OnggiError(f"replay_languages: {config.replay_text} has no text in {', '.join(missing)}.")
     measured = dict.fromkeys([*wanted, *config.limits])
     over, kept = hold_out({tag: found.passages(tag) for tag in measured}, _ONE_IN)
-    return (
+    return Replay(
         {tag: list(own.values()) for tag, own in over.items() if tag in wanted},
         {tag: list(own.values()) for tag, own in kept.items()},
         found.licence,

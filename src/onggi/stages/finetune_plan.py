@@ -41,7 +41,7 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
 
     from ..engines.transformers import default_device
     from ..models import references
-    from ..train import adapters
+    from ..train import adapters, attention
     from ..train import dialogues as batches
     from ..train import outlook as sums
     from ..train.tokens import next_token
@@ -70,6 +70,8 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
     ).to(device)
     if start.new:
         model.resize_token_embeddings(max(start.new) + 1, mean_resizing=False)
+    dtype = multiplied_in(config.precision, device)
+    attention.prepare(model, dtype)
     if config.adapts:
         shape = adapters.Shape(
             config.rank, config.alpha or 2 * config.rank, config.dropout, config.method == "dora"
@@ -85,7 +87,7 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
     learnt = sum(sum(taught.learnt) for own in fit.values() for taught in own)
     tokens = sum(len(taught.ids) for own in fit.values() for taught in own)
     weights = (torch.rand(ids.shape, device=device) < learnt / max(tokens, 1)).float() / ids.numel()
-    loss = next_token(multiplied_in(config.precision, device), rows=trained_rows)
+    loss = next_token(dtype, rows=trained_rows)
     model.train()
     each = sums.seconds(lambda: loss(model, {"ids": ids, "positions": positions, "weights": weights}))
     each = each * size / count

@@ -6,7 +6,6 @@ language, one passage in fifty held out. Both go through the same trainer.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
 from . import pretrain_result as result
-from .base import Names, Stage, command, options, precision
+from .base import Names, Stage, command, precision
 from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
 from .pretrain_start import RANDOM
 from .pretrain_start import start as begin
@@ -28,10 +27,10 @@ from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
 from .training import (
     Processes,
+    carried_out,
     check_services,
     named_services,
     one_pass,
-    processes,
     step_seconds,
     write_weights,
 )
@@ -192,17 +191,7 @@ def pretrain(config: PretrainConfig, out: Path) -> Artifact:
     >>> sorted(made.record["moved"])
     ['embedding', 'linears', 'norms']
     """
-    job = ledger.begin(out, "pretrain", options(config), inputs(config), _REVISION)
-    if job.done:
-        return job.done
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
-    with processes() as own, job if own.first else contextlib.nullcontext():
-        train(config, job, own)
-    found = ledger.artifact(out)
-    assert found is not None  # the first process has written it
-    return found
+    return carried_out(STAGE, config, out, lambda job, own: train(config, job, own))
 
 
 class Course(Protocol):

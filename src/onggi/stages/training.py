@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import ledger
 from ..errors import OnggiError
+from ..ledger import Artifact, Job
 from ..progress import console
+from .base import Stage, options
 
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 
@@ -60,6 +63,21 @@ def processes() -> Any:
     finally:
         console.quiet = was
         torch.distributed.destroy_process_group()
+
+
+def carried_out(stage: Stage, config: Any, out: Path, train: Callable[[Job, Processes], None]) -> Artifact:
+    """The artifact in `out`, which is there already or which `train` makes in all of the processes."""
+    job = ledger.begin(out, stage.verb, options(config), stage.inputs(config), stage.revision)
+    if job.done:
+        return job.done
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    with processes() as own, job if own.first else contextlib.nullcontext():
+        train(job, own)
+    found = ledger.artifact(out)
+    assert found is not None  # the first process has written it
+    return found
 
 
 def one_pass(model: Any, loss: Any, source: Any, at_once: int) -> Callable[[], Any]:

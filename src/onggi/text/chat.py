@@ -5,7 +5,7 @@ is rendered in transformers' sandbox, so it can compute text and nothing else.
 
 A base model has none. The one that it is given when it is tuned (`standard`) is that of its family where its
 vocabulary has the tokens for it (Gemma's `<start_of_turn>`), else ChatML; both take a system prompt and tools, and are
-written in the part of Jinja that transformers, vLLM and llama.cpp render alike.
+written in the part of Jinja that transformers (which vLLM calls for it) and llama.cpp render alike.
 """
 
 from __future__ import annotations

@@ -89,6 +89,24 @@ def shared(folder: Path) -> Tokens:
     return _last[0][1]
 
 
+class Parts:
+    """The tokens that are only a part of a character, whatever kind of tokenizer: `token in parts`.
+
+    SentencePiece's `<0xE1>` and a byte-level token that ends within a character have this in common:
+    decoded alone, they are U+FFFD. The one token that may say U+FFFD itself is none of them.
+    """
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer):
+        self._tokenizer = tokenizer
+        own = tokenizer.encode("\ufffd", add_special_tokens=False).ids
+        self._known: dict[int, bool] = {own[0]: False} if len(own) == 1 else {}
+
+    def __contains__(self, token: int) -> bool:
+        if token not in self._known:
+            self._known[token] = "\ufffd" in self._tokenizer.decode([token], skip_special_tokens=False)
+        return self._known[token]
+
+
 class Stream:
     """The text of tokens that come one at a time, in pieces of whole characters.
 

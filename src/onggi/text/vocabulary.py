@@ -27,6 +27,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from .. import ledger
 from ..errors import OnggiError, one_line
 from .draw import Passages
+from .tokens import Parts
 
 START, END, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 TURN, TURN_END = "<|im_start|>", "<|im_end|>"
@@ -217,25 +218,15 @@ def costs(tokenizer: Tokenizer, texts: Mapping[str, str]) -> dict[str, float | i
     `tokens_per_passage`; `bytes_per_token` (of UTF-8); `byte_fallback`: the share of tokens that are less than
     a character, 0 to 1.
     """
-    pieces = [piece for text in texts.values() for piece in cut(tokenizer, text)]
-    broken = sum(is_fragment(tokenizer, piece) for piece in pieces)
+    parts = Parts(tokenizer)
+    ids = [token for text in texts.values() for token in tokenizer.encode(text, add_special_tokens=False).ids]
+    broken = sum(token in parts for token in ids)
     return {
         "passages": len(texts),
-        "tokens_per_passage": round(len(pieces) / len(texts), 2),
-        "bytes_per_token": round(_bytes(texts) / len(pieces), 3),
-        "byte_fallback": round(broken / len(pieces), 4),
+        "tokens_per_passage": round(len(ids) / len(texts), 2),
+        "bytes_per_token": round(_bytes(texts) / len(ids), 3),
+        "byte_fallback": round(broken / len(ids), 4),
     }
-
-
-def cut(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The tokens of the text alone, as the vocabulary spells them."""
-    pieces: list[str] = tokenizer.encode(text, add_special_tokens=False).tokens
-    return pieces
-
-
-def is_fragment(tokenizer: Tokenizer, piece: str) -> bool:
-    """Whether a token is part of a character only."""
-    return "\ufffd" in spelt(tokenizer, piece)
 
 
 def spelt(tokenizer: Tokenizer, piece: str) -> str:
