@@ -82,7 +82,7 @@ def drawn(model: Path, tokens: int, seed: int) -> balance.Calibration:
 
 def measured(model: Path, folder: Path, steps: list[int]) -> list[Unit]:
     source, decoder = Checkpoint(model), skeleton(model, torch.float32)
-    return sensitivity.measure(
+    units, nats = sensitivity.measure(
         source,
         decoder,
         [SCHEMES[name] for name in CHOICES],
@@ -95,6 +95,8 @@ def measured(model: Path, folder: Path, steps: list[int]) -> list[Unit]:
         Method(),
         steps.append,
     )
+    assert set(nats) == set(NAMES) and all(value > 0 for value in nats.values())
+    return units
 
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_gemma"])
