@@ -704,7 +704,9 @@ def main(trials: int = 2000) -> None:
             print(case.ljust(23), *cells, flush=True)
     for n, shared in ((12, True), (40, True), (12, False), (40, False)):
         found_of_means = coverage_of_means(n, shared, trials, draws=4000)
-        print(f"mean of five ratios, {n} passages, {'shared' if shared else 'each its own'}: {found_of_means:.1f}")
+        print(
+            f"mean of five ratios, {n} passages, {'shared' if shared else 'each its own'}: {found_of_means:.1f}"
+        )
 
 
 RATES = np.array([0.01, 0.02, 0.05, 0.08, 0.14])  # what five languages lose of their nats
@@ -714,13 +716,16 @@ def languages(rng: np.random.Generator, n: int, shared: bool) -> tuple[Floats, F
     """Losses and nats (languages, passages): a passage that is hard, or suffers, does so in all languages. Not
     shared: each language has passages of its own, and 0 for the others'.
     """
-    hard = rng.lognormal(0, 0.4, n) * rng.lognormal(0, 0.2, (5, n))
-    suffers = 0.75 * (0.5**0.5 * rng.normal(size=n) + 0.5**0.5 * rng.normal(size=(5, n)))
+    common = n if shared else (5, n)
+    hard = rng.lognormal(0, 0.4, common) * rng.lognormal(0, 0.2, (5, n))
+    suffers = 0.75 * (0.5**0.5 * rng.normal(size=common) + 0.5**0.5 * rng.normal(size=(5, n)))
     losses = hard * RATES[:, None] * np.exp(suffers - 0.75**2 / 2)
-    if shared:
-        return losses, hard
-    apart = np.kron(np.eye(5), np.ones(n))
-    return np.tile(losses, 5) * apart, np.tile(hard, 5) * apart
+    return (losses, hard) if shared else (apart(losses), apart(hard))
+
+
+def apart(values: Floats) -> Floats:
+    """(groups, items) with items of each group's own: (groups, groups × items)."""
+    return np.tile(values, len(values)) * np.kron(np.eye(len(values)), np.ones(values.shape[1]))
 
 
 def coverage_of_means(n: int, shared: bool, trials: int, draws: int = 1000) -> float:
@@ -745,9 +750,8 @@ def test_one_group_is_an_interval_and_a_difference_is_seen() -> None:
     ratios = losses.sum(axis=1) / nats.sum(axis=1)
     assert gap.value == pytest.approx(ratios[2:].mean() - ratios[:2].mean()) and gap.low > 0 and gap.n == 12
     # Drawn together, what a passage does to all languages cancels.
-    apart = np.kron(np.eye(5), np.ones(12))
-    loose = statistics.mean_ratio(np.tile(losses, 5) * apart, np.tile(nats, 5) * apart, halves)
-    assert loose.value == pytest.approx(gap.value)
+    loose = statistics.mean_ratio(apart(losses), apart(nats), halves)
+    assert loose.value == pytest.approx(gap.value) and loose.high - loose.low > gap.high - gap.low
     same = statistics.mean_ratio(0.1 * nats, nats)
     assert (same.low, same.value, same.high) == pytest.approx((0.1, 0.1, 0.1))
     assert math.isnan(statistics.mean_ratio([[1.0], [2.0]], [[3.0], [4.0]]).low)

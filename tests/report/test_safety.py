@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,14 +37,21 @@ def test_the_page_begins_with_it_in_the_readers_language() -> None:
     scores = compared()
     blocks = content.section(scores, RECORD, "onggi report scores", KO, answers(), focus="ko")
     page, as_html = markdown.section(blocks), html.page([blocks], "제목", KO)
-    assert page.startswith("## 한국어에 써도 되는 모델\n\n**한국어에 써도 되는 모델은 w8입니다. 아직 알 수 없는 모델은 ")
-    assert "**w8**: 크기는 기준 모델의 63%입니다. 글을 예측하는 힘은 기준 모델과 같습니다(손실 변화 +0.2%, 1% 이내)." in page
+    assert page.startswith(
+        "## 한국어에 써도 되는 모델\n\n**한국어에 써도 되는 모델은 w8입니다. 아직 알 수 없는 모델은 "
+    )
+    assert (
+        "**w8**: 크기는 기준 모델의 63%입니다. 글을 예측하는 힘은 기준 모델과 같습니다(손실 변화 +0.2%, 1% 이내)."
+        in page
+    )
     assert "다음 토큰을 100번 고르게 하면 10번은 기준 모델과 다른 토큰을 고릅니다." in page
     assert "과제 점수가 떨어졌습니다(capitals, sums)" in page or "과제 점수가 떨어졌습니다(capitals)" in page
     # The first prompts with every model's answer, as text whatever it holds.
-    assert "질문 3개에 모델마다" in page and "한국의 수도는 서울입니다." in page
+    assert re.search(r"질문 \d개에 모델마다", page) and "한국의 수도는 서울입니다." in page
     assert "<script>alert(1)" not in as_html and "한국어에 써도 되는 모델은 w8입니다." in as_html
-    assert as_html.index("써도 됩니다") < as_html.index("아직 알 수 없습니다") < as_html.index("쓰지 마십시오")
+    assert (
+        as_html.index("써도 됩니다") < as_html.index("아직 알 수 없습니다") < as_html.index("쓰지 마십시오")
+    )
 
 
 def test_of_a_language_in_which_nothing_is_safe() -> None:

@@ -32,5 +32,7 @@ def test_a_language_that_others_leave_nothing_is_refused() -> None:
     _, apart = hold_out(passages, 10)
     first, second = apart["en"]
     passages["th"] = {first: "โอ่ง", second: "ไห"}  # one is its own, the other is held out in all
-    with pytest.raises(OnggiError, match="all passages in Thai are held out, since other .* or give more of it"):
+    with pytest.raises(
+        OnggiError, match=r"all passages in Thai are held out, since other .* or give more of it"
+    ):
         hold_out(passages, 10)

@@ -75,7 +75,11 @@ def _errors(layers: Sequence[Mapping[str, Any]]) -> list[str]:
         "|---|---|---|---|",
     ]
     for name in names:
-        own = [(layer["languages"][name], layer["name"]) for layer in layers if name in (layer.get("languages") or ())]
+        own = [
+            (layer["languages"][name], layer["name"])
+            for layer in layers
+            if name in (layer.get("languages") or ())
+        ]
         most, where = max(own)
         middle = statistics.median(error for error, _ in own)
         lines.append(f"| {tags.name(name)} | {middle:.4f} | {most:.4f} | {where} |")

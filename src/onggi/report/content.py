@@ -13,6 +13,7 @@ from .pages import Row, pages
 from .wording import (
     Scores,
     by_damage,
+    called,
     cell,
     digits,
     kl,
@@ -50,7 +51,15 @@ def section(
         blocks += people.section(results, scores, say)
     if scores["text"]:
         blocks += [*_damage(scores, say), *_verdicts(scores, say), *_between(scores, say)]
-    for part in (scripts.changes, items.tasks, items.answers, grades.judge, prices.size, prices.tokens, prices.cost):
+    for part in (
+        scripts.changes,
+        items.tasks,
+        items.answers,
+        grades.judge,
+        prices.size,
+        prices.tokens,
+        prices.cost,
+    ):
         blocks += part(scores, say)
     blocks += pages(scores, answers, say)
     return [*blocks, *_grid(scores, say), *_made(scores, record, again, say)]
@@ -277,21 +286,16 @@ def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: 
         what = say(
             "made.calibrated",
             scheme=about["scheme"],
-            method=_called("method", about["method"], say),
-            fairness=_called("fairness", about["fairness"], say),
+            method=called("method", about["method"], say),
+            fairness=called("fairness", about["fairness"], say),
             text=code(calibration["text"]),
             tokens=tokens,
             precision=about["precision"],
         )
     else:
-        method = _called("method", about["method"], say)
+        method = called("method", about["method"], say)
         what = say("made.quantised", scheme=about["scheme"], method=method)
     return say("made.variant", name=named(name), what=what + flattered, source=source)
-
-
-def _called(kind: str, value: str, say: Phrases) -> str:
-    """A method's name in words; as it stands where a later onggi has one that this one does not know."""
-    return say(f"{kind}.{value}") if f"{kind}.{value}" in say else plain(value)
 
 
 def title(evaluations: Sequence[Scores]) -> str:

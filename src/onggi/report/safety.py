@@ -14,7 +14,7 @@ from ..phrases import Phrases
 from . import choice
 from .blocks import Block, Heading, Items, Paragraph, isolated, named, plain
 from .pages import Row, samples
-from .wording import Scores
+from .wording import Scores, called
 
 Judged = Literal["safe", "unshown", "unsafe", "unmeasured"]
 _SHOWN_AS_GOOD = ("equivalent", "better")
@@ -80,6 +80,17 @@ def _kinds(scores: Scores, tag: str) -> dict[Judged, list[str]]:
     }
 
 
+def _made(scores: Scores, name: str, say: Phrases) -> list[str]:
+    """What was done to a variant that onggi quantised, and in which languages it was calibrated."""
+    about = scores["models"][name].get("about") or {}
+    if about.get("made_by") != "onggi quantize":
+        return []
+    made = [say("safe.scheme", scheme=about["scheme"], method=called("method", about["method"], say))]
+    if tokens := (about.get("calibration") or {}).get("tokens"):
+        made.append(say("safe.calibrated", languages=", ".join(map(say.name, tokens))))
+    return made
+
+
 def _facts(scores: Scores, name: str, tag: str, kind: Judged, say: Phrases) -> list[str]:
     """Sentences on size, text, tokens, and whatever is shown to be worse."""
     if kind == "unmeasured":
@@ -88,7 +99,9 @@ def _facts(scores: Scores, name: str, tag: str, kind: Judged, say: Phrases) -> l
     base = choice.entries(scores, scores["reference"], tag)
     worse = [key for key, verdict in choice.verdicts(scores, name, tag).items() if verdict == "worse"]
     size, whole = choice.size(scores, name), choice.size(scores, scores["reference"])
-    facts = [say("safe.size", share=f"{size / whole:.0%}")] if size and whole else []
+    facts = _made(scores, name, say)
+    if size and whole:
+        facts.append(say("safe.size", share=f"{size / whole:.0%}"))
     if (text := own.get(choice.TEXT)) and "relative_change" in text:
         change = text["relative_change"]
         key = "worse" if choice.TEXT in worse else "unsure" if kind == "unshown" else "same"
@@ -104,7 +117,9 @@ def _facts(scores: Scores, name: str, tag: str, kind: Judged, say: Phrases) -> l
     for key in worse:
         if key in choice.RATES:
             rate = key.removeprefix("prompts/")
-            shares = [1 - e[key]["value"] if rate in ("script", "line") else e[key]["value"] for e in (own, base)]
+            shares = [
+                1 - e[key]["value"] if rate in ("script", "line") else e[key]["value"] for e in (own, base)
+            ]
             facts.append(say(f"safe.rate_{rate}", share=f"{shares[0]:.0%}", base=f"{shares[1]:.0%}"))
         elif key == choice.GRADE:
             values = {"value": f"{own[key]['value']:.1f}", "base": f"{base[key]['value']:.1f}"}
