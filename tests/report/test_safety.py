@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from onggi import ledger
+from onggi import ledger, recipe
 from onggi.errors import OnggiError
 from onggi.phrases import Phrases
 from onggi.report import content, html, markdown, safety
 from onggi.stages import ReportConfig
 from onggi.stages import report as report_stage
+from onggi.stages.quantize import SCHEME_NAMES
 from scores_examples import RECORD, SERVED, W4, W8, answers, compared
 
 EN, KO = Phrases("en"), Phrases("ko")
@@ -60,6 +61,36 @@ def test_of_a_language_in_which_nothing_is_safe() -> None:
     page = markdown.section(safety.section(compared(), "ar", [], EN))
     assert "Answers with another script in them went from 5% to 40%." in page
     assert "The judge's grade fell" in page and "It finds the same text 21.0% harder to predict." in page
+
+
+def test_what_is_worse_elsewhere_does_not_speak_of_the_text() -> None:
+    scores = compared()
+    own = scores["models"][W4]["languages"]["ko"]
+    own["capitals/acc"] |= {"verdict": "worse"}
+    page = markdown.section(safety.section(scores, "ko", [], EN))
+    said = next(line for line in page.splitlines() if line.startswith("- **w4"))
+    assert "changed by +0.6%, which may be chance" in said and "It scores worse on capitals." in said
+    own["nll_per_passage"] |= {"verdict": "better", "relative_change": -0.02}
+    assert "2.0% easier to predict" in markdown.section(safety.section(scores, "ko", [], EN))
+
+
+def test_the_recipes_speak_of_every_scheme_and_of_korean() -> None:
+    folder = Path(__file__).parents[2] / "recipes"
+    study, korean = (recipe.load(folder / f"quantization-{name}.yaml") for name in ("study", "korean"))
+    steps = {step.name: step for step in study.steps}
+    places = {name: Path("runs") / name for name in steps}
+    made = {n: recipe.config(s, places) for n, s in steps.items() if s.stage.verb == "quantize"}
+    assert {config.scheme for config in made.values()} == set(SCHEME_NAMES)
+    scores = recipe.config(steps["scores"], places)
+    assert {line.partition("=")[2] for line in scores.models} == {str(places[name]) for name in made}
+    assert {config.model for config in made.values()} == {scores.reference} == {str(places["off_grid"])}
+    steps = {step.name: step for step in korean.steps}
+    places = {name: Path("runs") / name for name in steps}
+    page = recipe.config(steps["report"], places)
+    assert (page.language, page.focus) == ("ko", "ko")
+    asked = recipe.config(steps["scores"], places)
+    quantised = {str(places[n]) for n, s in steps.items() if s.stage.verb == "quantize"}
+    assert {line.partition("=")[2] for line in asked.models} == quantised and asked.languages == ("ko", "en")
 
 
 def test_a_focus_that_was_not_measured(tmp_path: Path) -> None:

@@ -103,10 +103,12 @@ def _facts(scores: Scores, name: str, tag: str, kind: Judged, say: Phrases) -> l
     if size and whole:
         facts.append(say("safe.size", share=f"{size / whole:.0%}"))
     if (text := own.get(choice.TEXT)) and "relative_change" in text:
-        change = text["relative_change"]
-        key = "worse" if choice.TEXT in worse else "unsure" if kind == "unshown" else "same"
-        share = f"{100 * change:.1f}%" if key == "worse" else f"{100 * change:+.1f}%"
-        facts.append(say(f"safe.text_{key}", share=share, margin=f"{100 * scores['margin']:g}%"))
+        verdict, change = text["verdict"].partition(" within ")[0], 100 * text["relative_change"]
+        if verdict in ("worse", "better"):
+            facts.append(say(f"safe.text_{verdict}", share=f"{abs(change):.1f}%"))
+        else:
+            key = "safe.text_same" if verdict == "equivalent" else "safe.text_unsure"
+            facts.append(say(key, share=f"{change:+.1f}%", margin=f"{100 * scores['margin']:g}%"))
     agreement = scores["models"][name]["languages"].get(tag, {}).get("top1_agreement")
     if agreement:
         count = round(100 * (1 - agreement["value"]))

@@ -38,27 +38,27 @@ def changes(scores: Scores, say: Phrases) -> list[Block]:
         if any(group in own.get(name, {}) for own in relative.values())
     ]
     header = [say("answers.model"), say("damage.script")]
-    header += [*(_measure(scores, key, say) for key in relative), *(say(f"scripts.{key}") for key in means)]
+    # With an arrow the way that is better.
+    header += [f"{_measure(key, say)} {'↓' if _falling(scores, key) else '↑'}" for key in relative]
+    header += [say(f"scripts.{key}") for key in means]
     return [
         Heading(say("scripts.title")),
         Paragraph(say("scripts.about", reference=named(scores["reference"]))),
-        Table(header, rows, note=_note(scores, relative, found.get("left_out") or {}, say)),
+        Table(header, rows, note=_note(relative, found.get("left_out") or {}, say)),
         Paragraph(say("scripts.gap_about")),
         Items([_gap(scores, key, own, say) for key, own in relative.items()]),
     ]
 
 
-def _measure(scores: Scores, key: str, say: Phrases) -> str:
-    """What a measure is called, with an arrow the way that is better."""
+def _measure(key: str, say: Phrases) -> str:
+    """What a measure is called."""
     if key == choice.TEXT:
-        name = say("scripts.nats")
-    elif key == choice.GRADE:
-        name = say("judge.grade")
-    elif key.startswith("prompts/"):
-        name = items.rate_name(key.removeprefix("prompts/"), say)
-    else:
-        name = plain(key.rpartition("/")[0])
-    return f"{name} {'↓' if _falling(scores, key) else '↑'}"
+        return say("scripts.nats")
+    if key == choice.GRADE:
+        return say("judge.grade")
+    if key.startswith("prompts/"):
+        return items.rate_name(key.removeprefix("prompts/"), say)
+    return plain(key.rpartition("/")[0])
 
 
 def _falling(scores: Scores, key: str) -> bool:
@@ -86,9 +86,7 @@ def _limits(entry: Entry, form: str, times: float) -> str:
     return f" [{times * entry['low']:{form}}, {times * entry['high']:{form}}]"
 
 
-def _note(
-    scores: Scores, relative: Mapping[str, Any], left_out: Mapping[str, list[str]], say: Phrases
-) -> str:
+def _note(relative: Mapping[str, Any], left_out: Mapping[str, list[str]], say: Phrases) -> str:
     """Which languages each mean is over, and which it could not be."""
     every = [entry for own in relative.values() for found in own.values() for entry in found.items()]
     groups = {
@@ -98,8 +96,8 @@ def _note(
     latin, other = (", ".join(map(say.name, groups[group])) for group in _GROUPS)
     notes = [say("scripts.languages", latin=latin, other=other)]
     for key, tags in left_out.items():
-        name, spoken = _measure(scores, key, say)[:-2], ", ".join(map(say.name, tags))
-        notes.append(say("scripts.left_out", measure=name, languages=spoken))
+        spoken = ", ".join(map(say.name, tags))
+        notes.append(say("scripts.left_out", measure=_measure(key, say), languages=spoken))
     return " ".join(notes)
 
 
@@ -115,4 +113,4 @@ def _gap(scores: Scores, key: str, by_model: Mapping[str, Mapping[str, Entry]], 
             sides[side].append(say("scripts.gap_of", name=named(name), points=points))
     parts = [say(f"scripts.gap_{side}", names=", ".join(own)) for side, own in sides.items() if own]
     found_words = "; ".join(parts) or say("scripts.gap_none")
-    return say("scripts.gap", measure=_measure(scores, key, say)[:-2], found=found_words)
+    return say("scripts.gap", measure=_measure(key, say), found=found_words)
