@@ -114,8 +114,8 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
     say(f"Calibration tokens: {said} (from {name}).")
-    got = sum(drawn.counts.values())
-    if config.written and got < config.tokens:
+    if config.written and drawn.short:
+        got = sum(drawn.counts.values())
         say(
             f"These are {got:,} of the {config.tokens:,} tokens asked for: the model wrote too little that serves. "
             "Text in the languages that lack it (--text) would make up for it."
