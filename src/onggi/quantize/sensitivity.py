@@ -165,10 +165,10 @@ class _Trials:
         drop(layer)
         if states:
             damages += self._damages(index, states)
-        found = iter(damages)
+        each = iter(damages)
         for unit in units:
             for choice in choices:
-                unit.damage[choice.name] = next(found)
+                unit.damage[choice.name] = next(each)
         return units
 
     def nats(self) -> dict[str, float]:
