@@ -702,6 +702,67 @@ def main(trials: int = 2000) -> None:
             found = [coverage(definition, n, trials, method, seed=2) for method in methods.values()]
             cells = (f"{held:.1f} ({above:.1f}/{below:.1f})".rjust(18) for held, above, below in found)
             print(case.ljust(23), *cells, flush=True)
+    for n, shared in ((12, True), (40, True), (12, False), (40, False)):
+        found_of_means = coverage_of_means(n, shared, trials, draws=4000)
+        print(
+            f"mean of five ratios, {n} passages, {'shared' if shared else 'each its own'}: {found_of_means:.1f}"
+        )
+
+
+RATES = np.array([0.01, 0.02, 0.05, 0.08, 0.14])  # what five languages lose of their nats
+
+
+def languages(rng: np.random.Generator, n: int, shared: bool) -> tuple[Floats, Floats]:
+    """Losses and nats (languages, passages): a passage that is hard, or suffers, does so in all languages. Not
+    shared: each language has passages of its own, and 0 for the others'.
+    """
+    common = n if shared else (5, n)
+    hard = rng.lognormal(0, 0.4, common) * rng.lognormal(0, 0.2, (5, n))
+    suffers = 0.75 * (0.5**0.5 * rng.normal(size=common) + 0.5**0.5 * rng.normal(size=(5, n)))
+    losses = hard * RATES[:, None] * np.exp(suffers - 0.75**2 / 2)
+    return (losses, hard) if shared else (apart(losses), apart(hard))
+
+
+def apart(values: Floats) -> Floats:
+    """(groups, items) with items of each group's own: (groups, groups × items)."""
+    return np.tile(values, len(values)) * np.kron(np.eye(len(values)), np.ones(values.shape[1]))
+
+
+def coverage_of_means(n: int, shared: bool, trials: int, draws: int = 1000) -> float:
+    rng, held = np.random.default_rng(3), 0
+    for trial in range(trials):
+        found = statistics.mean_ratio(*languages(rng, n, shared), draws=draws, seed=trial)
+        held += found.low <= RATES.mean() <= found.high
+    return 100 * held / trials
+
+
+@pytest.mark.parametrize(("n", "shared", "least"), [(12, True, 90), (40, True, 93), (12, False, 90)])
+def test_a_mean_of_ratios_over_languages_holds_the_truth(n: int, shared: bool, least: float) -> None:
+    assert least <= coverage_of_means(n, shared, trials=400, draws=400) <= 98.5
+
+
+def test_one_group_is_an_interval_and_a_difference_is_seen() -> None:
+    losses, nats = languages(np.random.default_rng(0), 12, shared=True)
+    one, alone = statistics.mean_ratio(losses[:1], nats[:1]), interval(losses[0], nats[0])
+    assert [one.value, one.low, one.high] == pytest.approx([alone.value, alone.low, alone.high])
+    halves = [-0.5, -0.5, 1 / 3, 1 / 3, 1 / 3]
+    gap = statistics.mean_ratio(losses, nats, halves)
+    ratios = losses.sum(axis=1) / nats.sum(axis=1)
+    assert gap.value == pytest.approx(ratios[2:].mean() - ratios[:2].mean()) and gap.low > 0 and gap.n == 12
+    # Drawn together, what a passage does to all languages cancels.
+    loose = statistics.mean_ratio(apart(losses), apart(nats), halves)
+    assert loose.value == pytest.approx(gap.value) and loose.high - loose.low > gap.high - gap.low
+    same = statistics.mean_ratio(0.1 * nats, nats)
+    assert (same.low, same.value, same.high) == pytest.approx((0.1, 0.1, 0.1))
+    assert math.isnan(statistics.mean_ratio([[1.0], [2.0]], [[3.0], [4.0]]).low)
+
+
+def test_a_mean_of_ratios_refuses_what_has_none() -> None:
+    for values, denominators in ([[1.0]], [[0.0]]), ([[1.0, 2.0]], [[1.0]]), ([[math.nan]], [[1.0]]):
+        with pytest.raises(OnggiError):
+            statistics.mean_ratio(values, denominators)
+    with pytest.raises(OnggiError, match="2 weights"):
+        statistics.mean_ratio([[1.0]], [[1.0]], [0.5, 0.5])
 
 
 def test_collapse_tells_a_few_ruined_passages_from_damage_everywhere() -> None:

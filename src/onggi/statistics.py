@@ -173,17 +173,86 @@ def interval(
     if not 0 < confidence < 1:
         raise OnggiError(f"confidence is {confidence:g}; it must lie between 0 and 1, such as 0.95.")
     value, error, t = _studentised(x, y, draws, seed)
-    if len(x) == 1:
+    return _bootstrap_t(value, error, t, len(x), confidence, bounds)
+
+
+def mean_ratio(
+    values: Sequence[Numbers] | npt.NDArray[Any],
+    denominators: Sequence[Numbers] | npt.NDArray[Any],
+    weights: Numbers | None = None,
+    *,
+    confidence: float = 0.95,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+    draws: int = 4000,
+    seed: int = 0,
+) -> Interval:
+    """Σ_g weights_g · Σ_i values_gi / Σ_i denominators_gi, with its interval: a mean of ratios over groups.
+
+    values, denominators: (groups, items), such as what each item lost, and what it had, in each language.
+    weights: (groups,), by default an equal share each; +1/a and -1/b compare the means of two sets of groups.
+    An item is drawn in all groups at once, since the same passage in twelve languages is hard in all of them;
+    a group that lacks an item holds 0 for both. Where no item is shared, this is drawing each group by itself,
+    but that its number of items varies too, which its own denominator answers.
+
+    The interval is the bootstrap-t with the linearised standard error and Student's t as its floor, as in
+    `interval`, of which this is the same for one group. Of 2,000 nominal 95% intervals of the mean over five
+    languages of the relative change of skewed nats, 93.8 in 100 hold the truth with 12 passages that all languages
+    share and 94.8 with 40; 92.8 and 94.4 where each has so many of its own (`python tests/test_statistics.py`).
+    `n` counts the items. Raises `OnggiError` for shapes that differ, values that are not finite, a group whose
+    denominators do not add up to more than 0.
+    """
+    x, y = (np.asarray(side, dtype=np.float64) for side in (values, denominators))
+    if x.ndim != 2 or x.shape != y.shape or not x.size:
+        raise OnggiError(
+            f"mean_ratio: need values and denominators (groups, items), not {x.shape} and {y.shape}."
+        )
+    shares = np.full(len(x), 1 / len(x)) if weights is None else _checked(weights, "weights")
+    if len(shares) != len(x):
+        raise OnggiError(f"mean_ratio: {len(x)} groups but {len(shares)} weights; give one for each.")
+    for name, side in (("values", x), ("denominators", y)):
+        _checked(side.ravel(), name)
+    if y.min() < 0 or y.sum(axis=1).min() <= 0:
+        raise OnggiError("denominators: none may be negative, and each group needs one above 0.")
+    n = x.shape[1]
+    total = y.sum(axis=1)
+    ratios = x.sum(axis=1) / total
+    value = float(shares @ ratios)
+    residuals = x - ratios[:, None] * y
+    influence = (shares / total) @ residuals
+    if n == 1 or np.abs(influence).max() * n <= _ROUNDING * max(np.abs(ratios).max(), 1e-300):
+        return _bootstrap_t(value, 0.0, np.zeros(0), n, confidence, bounds)
+    error = float(np.sqrt(np.sum(influence**2) * n / (n - 1)))
+    rng = np.random.default_rng(seed)
+    parts = []
+    for size in _blocks(draws, n * max(1, len(x) // 4)):
+        times = _times(rng, size, n)
+        of_groups = times @ y.T  # (draws, groups)
+        there = (of_groups > 0).all(axis=1)
+        times, of_groups = times[there], of_groups[there]
+        shift = (times @ residuals.T) / of_groups  # each resample's ratios less the sample's
+        part = shares / of_groups
+        again = part @ residuals - (part * shift) @ y  # (draws, items)
+        own = np.sqrt(np.einsum("di,di->d", times, again**2) * n / (n - 1))
+        varied = own > 1e-6 * error
+        parts.append((shift @ shares)[varied] / own[varied])
+    return _bootstrap_t(value, error, np.concatenate(parts), n, confidence, bounds)
+
+
+def _bootstrap_t(
+    value: float, error: float, t: _Floats, n: int, confidence: float, bounds: tuple[float, float]
+) -> Interval:
+    """The interval of `value` from its standard error and the studentised deviations of its resamples."""
+    if n == 1:
         return Interval(value, math.nan, math.nan, 1)
     if error == 0:
-        return Interval(value, value, value, len(x))
+        return Interval(value, value, value, n)
     tail = (1 - confidence) / 2
-    student = float(special.stdtrit(len(x) - 1, 1 - tail))
+    student = float(special.stdtrit(n - 1, 1 - tail))
     near, far = np.quantile(t, [tail, 1 - tail]) if t.size else (-student, student)
     low = value - max(float(far), student) * error
     high = value - min(float(near), -student) * error
     # The value itself may lie a rounding beyond the bounds (a KL of -1e-9); the limits still hold it.
-    return Interval(value, min(max(low, bounds[0]), value), max(min(high, bounds[1]), value), len(x))
+    return Interval(value, min(max(low, bounds[0]), value), max(min(high, bounds[1]), value), n)
 
 
 def sign_flip(differences: Numbers, *, draws: int = 9999, seed: int = 0, exact_up_to: int = _EXACT) -> float:
@@ -659,8 +728,7 @@ def _studentised(x: _Floats, y: _Floats, draws: int, seed: int) -> tuple[float, 
     rng = np.random.default_rng(seed)
     parts = []
     for size in _blocks(draws, n):
-        picks = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-        times = np.bincount(picks.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        times = _times(rng, size, n)
         total = times @ y
         shift = (times @ e) / total  # the resample's ratio less `value`
         squares = times @ e**2 - 2 * shift * (times @ (e * y)) + shift**2 * (times @ y**2)
@@ -668,6 +736,12 @@ def _studentised(x: _Floats, y: _Floats, draws: int, seed: int) -> tuple[float, 
         varied = own > 1e-6 * error
         parts.append(shift[varied] / own[varied])
     return value, error, np.concatenate(parts)
+
+
+def _times(rng: np.random.Generator, draws: int, n: int) -> _Floats:
+    """How often each of `n` items is in each of `draws` resamples, (draws, n)."""
+    picks = rng.integers(0, n, (draws, n)) + n * np.arange(draws)[:, None]
+    return np.bincount(picks.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 
 
 def _blocks(draws: int, n: int) -> Iterator[int]:

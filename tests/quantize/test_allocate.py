@@ -82,7 +82,7 @@ def drawn(model: Path, tokens: int, seed: int) -> balance.Calibration:
 
 def measured(model: Path, folder: Path, steps: list[int]) -> list[Unit]:
     source, decoder = Checkpoint(model), skeleton(model, torch.float32)
-    return sensitivity.measure(
+    units, nats = sensitivity.measure(
         source,
         decoder,
         [SCHEMES[name] for name in CHOICES],
@@ -95,6 +95,8 @@ def measured(model: Path, folder: Path, steps: list[int]) -> list[Unit]:
         Method(),
         steps.append,
     )
+    assert set(nats) == set(NAMES) and all(value > 0 for value in nats.values())
+    return units
 
 
 @pytest.mark.parametrize("kind", ["tiny", "tiny_gemma"])
@@ -128,12 +130,16 @@ def test_the_matrix_is_what_quantising_a_unit_does(
         assert unit.damage["w2a16-g32"][name] == pytest.approx(real[name], rel=0.1)
 
 
-def test_a_measurement_that_is_stopped_goes_on(tiny: Path, tmp_path: Path) -> None:
+def test_a_measurement_that_is_stopped_goes_on(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = measured(tiny, tmp_path, [])
     other = tmp_path / "other"
     other.mkdir()
     lines = (tmp_path / "units.jsonl").read_text().splitlines(keepends=True)
     (other / "units.jsonl").write_text("".join(lines[:6]) + lines[6][:40])
+    # However many trials are held at a time.
+    monkeypatch.setattr(sensitivity, "LIMIT", 3 * 300 * 128 * 4)
     assert measured(tiny, other, []) == whole
 
 

@@ -148,8 +148,13 @@ def test_a_matrix_whose_error_stands_out_is_found() -> None:
     layers = [Layer(f"model.layers.{i}.mlp.up_proj", 128, 0.01) for i in range(6)]
     layers.append(Layer("model.layers.6.mlp.up_proj", 128, 0.4))
     layers.append(Layer("model.layers.6.mlp.down_proj", 128, 0.3))  # the only one of its kind
-    assert [(found.name, median) for found, median in outliers(layers)] == [
-        ("model.layers.6.mlp.up_proj", 0.01)
+    layers.append(
+        Layer("model.layers.7.mlp.up_proj", 128, 0.02, languages={"en": 0.01, "ko": 0.02, "km": 0.2})
+    )
+    layers.append(Layer("model.layers.8.mlp.up_proj", 128, 0.01, languages={"en": 0.01, "ar": 0.03}))
+    assert [(one.layer.name, one.error, one.median, one.language) for one in outliers(layers)] == [
+        ("model.layers.6.mlp.up_proj", 0.4, 0.01, None),
+        ("model.layers.7.mlp.up_proj", 0.2, 0.01, "km"),  # in one language alone
     ]
 
 

@@ -100,6 +100,35 @@ def test_a_model_that_writes_noise_is_told_so(tiny: Path, tmp_path: Path) -> Non
         quantize(config, tmp_path / "w4")
 
 
+def test_less_than_was_asked_for_is_said(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One start in sixteen brings something: too few to ask again."""
+    turn = itertools.count()
+    monkeypatch.setattr(selfwritten, "why_not", lambda *_: "no words" if next(turn) % 16 else "")
+    languages = Languages("en,ko,km")
+    made = quantize(QuantizeConfig(str(tiny), text="self", languages=languages, tokens=9000), tmp_path / "w4")
+    got = sum(ledger.read_json(made.path / "onggi.json")["calibration"]["tokens"].values())
+    said = capsys.readouterr()
+    assert got < 9000 and f"These are {got:,} of the 9,000 tokens asked for" in said.out + said.err
+
+
+def test_a_language_without_starts_is_named_with_the_mend(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(
+            json.dumps({"text": f"{word} {n}", "lang": tag}, ensure_ascii=False) + "\n"
+            for tag, word in {"ko": "항아리", "en": "jar", "dz": "རྫོང"}.items()
+            for n in range(20)
+        ),
+        encoding="utf-8",
+    )
+    config = QuantizeConfig(str(tiny), text=str(tmp_path / "rows.jsonl"), self_share=0.5, tokens=200)
+    with pytest.raises(
+        OnggiError, match=r"no starts in Dzongkha .* \(--languages\), or .* leave --self_share out"
+    ):
+        quantize(config, tmp_path / "w4")
+
+
 def test_written_text_goes_beside_the_rest(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

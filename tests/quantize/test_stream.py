@@ -19,6 +19,7 @@ from onggi.grids import IntegerGrid, Steps
 from onggi.languages import Languages
 from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
+from onggi.quantize import balance
 from onggi.quantize.schemes import SCHEMES
 from onggi.stages import QuantizeConfig, quantize
 from onggi.text.tokens import Tokens
@@ -194,6 +195,46 @@ def test_the_card_says_what_was_done_in_which_languages(tiny: Path, tmp_path: Pa
     card = (made.path / "README.md").read_text()
     for words in ("base_model_relation: quantized", "Khmer 400", "Korean 400", "starter", "w4a16-g128"):
         assert words in card
+
+
+def test_each_matrixs_error_is_told_by_language(tiny: Path, tmp_path: Path) -> None:
+    """Against the outputs of the first matrices on all calibration tokens of a language."""
+    made = quantize(config(tiny, tokens=600, precision="fp32"), tmp_path / "w4")
+    layers = {layer["name"]: layer for layer in json.loads((made.path / "onggi.json").read_text())["layers"]}
+    assert all(set(layer["languages"]) == {"en", "ko", "km"} for layer in layers.values())
+    own, found = Tokens(tiny), text.load("starter", LANGUAGES)
+    passages = {tag: found.passages(tag) for tag in LANGUAGES}
+    drawn = balance.draw(passages, own.encode, own.prefix, 600, balanced=True)
+    names = [f"model.layers.0.self_attn.{part}_proj" for part in "qkv"]
+    model, rounded = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32), decoded(made.path)
+    with torch.no_grad():
+        inputs = model.model.layers[0].input_layernorm(model.model.embed_tokens(drawn.ids))
+        exact = torch.cat([model.get_parameter(f"{name}.weight") for name in names])
+        wrong = exact - torch.cat([rounded[f"{name}.weight"].float() for name in names])
+        for number, tag in enumerate(drawn.names):
+            there = (drawn.owner == number).unsqueeze(1) & (drawn.weights > 0)
+            there[:, 0] = False
+            assert 100 < there.sum() <= 256  # all of them are looked at, and every other row of 256
+            error, energy = ((inputs[there] @ side[::2].T).square().sum() for side in (wrong, exact))
+            for name in names:
+                assert layers[name]["languages"][tag] == pytest.approx(float(error / energy), rel=2e-3)
+    card = (made.path / "README.md").read_text(encoding="utf-8")
+    assert all(f"\n| {name} | 0." in card for name in ("English", "Korean", "Khmer"))
+    single = quantize(config(tiny, languages=Languages("ko"), tokens=300), tmp_path / "ko")
+    about = json.loads((single.path / "onggi.json").read_text())
+    assert about["layers"][0]["languages"] is None  # nothing to tell apart
+
+
+def test_options_that_rounding_does_not_look_at_are_named(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quantize(config(tiny, method="rtn", seed=3), tmp_path / "rtn")
+    said = capsys.readouterr()
+    words = "--text, --languages, --tokens, --seed: not used, since rtn rounds w4a16-g128 without any text."
+    assert words in said.out + said.err
+    quantize(config(tiny, method="rtn", text=None, languages=None, tokens=8192), tmp_path / "plain")
+    again = capsys.readouterr()
+    assert "not used" not in again.out + again.err
 
 
 def test_an_artifact_is_not_quantised_again(tiny: Path, tmp_path: Path) -> None:

@@ -24,3 +24,15 @@ def test_what_is_held_out_is_so_in_all_languages() -> None:
 def test_a_language_of_one_passage_is_refused() -> None:
     with pytest.raises(OnggiError, match="1 passage in Khmer is too little"):
         hold_out({"en": {"a": "jar", "b": "lid"}, "km": {"a": "ក្អម"}}, 10)
+
+
+def test_a_language_that_others_leave_nothing_is_refused() -> None:
+    texts = {"en": "jar", "ko": "항아리", "ar": "جرة"}
+    passages = {tag: {str(n): f"{word} {n}" for n in range(20)} for tag, word in texts.items()}
+    _, apart = hold_out(passages, 10)
+    first, second = apart["en"]
+    passages["th"] = {first: "โอ่ง", second: "ไห"}  # one is its own, the other is held out in all
+    with pytest.raises(
+        OnggiError, match=r"all passages in Thai are held out, since other .* or give more of it"
+    ):
+        hold_out(passages, 10)

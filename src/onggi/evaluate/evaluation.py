@@ -19,7 +19,7 @@ from ..languages import Languages
 from ..models import references
 from ..models.references import Reference
 from ..text import Text
-from . import pieces
+from . import pieces, scripts
 from .pieces import Piece, Row
 from .records import Items
 
@@ -127,6 +127,7 @@ class Evaluation:
 
     def write(self) -> list[str]:
         """Write scores.json and items.parquet; the names of all outputs."""
+        self.scores["by_script"] = scripts.by_script(self.items, self.scores["text"], self.reference)
         ledger.write_json(self.job.work / "scores.json", self.scores)
         self.items.write(self.job.work / "items.parquet")
         return self.outputs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,17 @@ class Items:
     def __init__(self) -> None:
         names = ("model", "language", "task", "item", "metric", "value", "tokens")
         self.columns: dict[str, list[Any]] = {name: [] for name in names}
+        # What an item is drawn with, beside the columns: the turns of one prompt share their fate.
+        self.units: list[str] = []
 
-    def _add(self, *row: Any) -> None:
+    def _add(self, *row: Any, unit: str | None = None) -> None:
         for column, cell in zip(self.columns.values(), row, strict=True):
             column.append(cell)
+        self.units.append(row[3] if unit is None else unit)
+
+    def rows(self) -> Iterator[tuple[Any, ...]]:
+        """The cells of each row, and the unit that its item is of."""
+        return zip(*self.columns.values(), self.units, strict=True)
 
     def add_text(
         self,
@@ -50,13 +57,14 @@ class Items:
     def add_answer(self, model: str, language: str, row: Mapping[str, Any]) -> None:
         """Of an answer to a prompt: its values and tokens."""
         for metric, value in row["values"].items():
-            self._add(model, language, "prompts", row["item"], metric, value, row["tokens"])
+            cells = (row["item"], metric, value, row["tokens"])
+            self._add(model, language, "prompts", *cells, unit=row["_id"])
 
     def add_grade(self, row: Mapping[str, Any]) -> None:
         """Of a judge's verdict on an answer: the grade, where there is one; tokens of the verdict."""
         if row["score"] is not None:
             cells = (row["item"], "score", float(row["score"]), row["tokens"])
-            self._add(row["model"], row["lang"], "judge", *cells)
+            self._add(row["model"], row["lang"], "judge", *cells, unit=row["_id"])
 
     def write(self, path: Path) -> None:
         """One row for each number."""

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,10 @@ Keep = Callable[[int, Mapping[str, Pending], list[Layer]], None]
 
 # Second moments of experts are held for several at a time, up to so many numbers.
 _EXPERTS = 1 << 27
-# Tokens of each language that a search looks at, and of all together.
+# Tokens of each language that a search looks at, and an error is told by, and of all languages together.
 _SEEN, _SEEN_ALL = 256, 2048
+# Of a language with fewer, as may reach an expert, and over how many rows of a matrix an error is told.
+_FEW, _ROWS = 16, 128
 
 
 @dataclass(frozen=True)
@@ -67,13 +69,29 @@ class Matrix:
     migration: float | None = None
 
 
+class Counted(NamedTuple):
+    """Of each token of an input (tokens,): its weight in the second moments, and the number of its language where it
+    is among those that are looked at, else -1.
+    """
+
+    weights: Tensor
+    language: Tensor
+
+    def at(self, tokens: Tensor) -> Counted:
+        """Those of some tokens."""
+        return Counted(self.weights[tokens], self.language[tokens])
+
+
 @dataclass
 class Tap:
-    """A place in a layer where one input reaches some matrices. expert: of a mixture, else None."""
+    """A place in a layer where one input reaches some matrices. expert: of a mixture, else None. seen: inputs of
+    the tokens that are looked at, (tokens, columns), and their languages' numbers.
+    """
 
     matrices: list[Matrix]
     expert: int | None = None
     moments: dict[str | None, Tensor] = field(default_factory=dict)  # by what is done to the activations
+    seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     tokens: int = 0
     solved: bool = False
 
@@ -114,6 +132,9 @@ class Pass:
         sequences, length = calibration.ids.shape
         self.batches = batches(sequences, length, widest, **({"room": room} if room else {}))
         self.picked = self._pick()
+        self.language = torch.full(self.ids.shape, -1, device=device)
+        for number, mask in enumerate(self.picked if len(calibration.names) > 1 else ()):
+            self.language[mask] = number
         self.singular: dict[str, float] = {}  # first matrix of a group → the damping it took
         self.unsmoothed: list[str] = []  # groups whose outliers could not be moved
         self.unreached: list[str] = []
@@ -298,7 +319,7 @@ class _LayerWork:
         self.linears: dict[str, Matrix] = {}
         self.experts: dict[str, dict[str, list[list[Matrix]]]] = {}  # module → leaf → expert → parts
         self.chosen = chosen(owner.decoder, owner.names, owner.choose, self.index)
-        self.on_input: Callable[[Tap, Tensor, Tensor], None] = lambda *_: None
+        self.on_input: Callable[[Tap, Tensor, Counted], None] = lambda *_: None
         self._last: tuple[Tensor, dict[str | None, Tensor]] | None = None
         # Before its weights are there: the trace needs none.
         self.groups: list[Shared] = owner.drive(0, self._groups, short=8)
@@ -416,10 +437,10 @@ class _LayerWork:
         """The second moments of some taps' inputs over all batches, each of which ends there."""
         left: set[int] = set()
 
-        def add(tap: Tap, inputs: Tensor, weights: Tensor) -> None:
+        def add(tap: Tap, inputs: Tensor, counted: Counted) -> None:
             if not any(tap is one for one in wanted):
                 return
-            self._add_moments(tap, inputs, weights)
+            self._add_moments(tap, inputs, counted)
             left.discard(id(tap))
             if not left:
                 raise Stop
@@ -448,10 +469,11 @@ class _LayerWork:
         """The layer's own forward, its inputs quantised where their scheme says so, `on_input` called with
         each group's.
         """
-        weights = self.owner.weights[self.owner.batches[batch]].reshape(-1)
+        rows = self.owner.batches[batch]
+        counted = Counted(self.owner.weights[rows].reshape(-1), self.owner.language[rows].reshape(-1))
 
         def run(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            with _Hooks(self, first, mixtures, weights):
+            with _Hooks(self, first, mixtures, counted):
                 return forward(*args, **kwargs)
 
         return run
@@ -467,18 +489,22 @@ class _LayerWork:
             made[scheme.activations] = quantized_activations(inputs, scheme.activations)
         return made[scheme.activations]
 
-    def _add_moments(self, tap: Tap, inputs: Tensor, weights: Tensor) -> None:
+    def _add_moments(self, tap: Tap, inputs: Tensor, counted: Counted) -> None:
+        weights = counted.weights
         tap.tokens += int((weights > 0).sum())
         if not tap.tokens:
             return
+        seen = counted.language >= 0
+        if bool(seen.any()):
+            tap.seen.append((inputs.reshape(-1, inputs.shape[-1])[seen], counted.language[seen]))
         for kind in {matrix.scheme.activations for matrix in tap.matrices}:
             scheme = next(m.scheme for m in tap.matrices if m.scheme.activations == kind)
             rows = self.inputs_for(scheme, inputs).reshape(-1, inputs.shape[-1])
             found = second_moments(rows, weights)
             tap.moments[kind] = tap.moments[kind] + found if kind in tap.moments else found
 
-    def _solve_at_once(self, tap: Tap, inputs: Tensor, weights: Tensor) -> None:
-        self._add_moments(tap, inputs, weights)
+    def _solve_at_once(self, tap: Tap, inputs: Tensor, counted: Counted) -> None:
+        self._add_moments(tap, inputs, counted)
         if tap.tokens:
             self._solve(tap)
 
@@ -506,7 +532,15 @@ class _LayerWork:
                 raise OnggiError(f"{matrices[0].name}: {error}.") from error
             if solution.damping > owner.method.damping:
                 owner.singular[matrices[0].name] = solution.damping
-            log.info("%s: %.5f (rounding %.5f)", matrices[0].name, solution.error, solution.rounding_error)
+            errors = self._errors(tap, scheme, stacked, solution)
+            said = ", ".join(f"{name} {error:.5f}" for name, error in (errors or {}).items())
+            log.info(
+                "%s: %.5f (rounding %.5f) %s",
+                matrices[0].name,
+                solution.error,
+                solution.rounding_error,
+                said,
+            )
             start = 0
             for matrix in matrices:
                 stop = start + len(matrix.original)
@@ -522,12 +556,37 @@ class _LayerWork:
                         scheme.name,
                         matrix.migration,
                         tap.tokens if tap.expert is not None or not tap.tokens else None,
+                        errors,
                     )
                 )
                 matrix.computing.copy_(scheme.grid.decode(codes, steps))
                 matrix.original = matrix.original[:0]  # its memory is free again
                 start = stop
         tap.moments.clear()
+        tap.seen.clear()
+
+    def _errors(
+        self, tap: Tap, scheme: Scheme, weight: Tensor, solution: solver.Solution
+    ) -> dict[str, float] | None:
+        """language → relative output error, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖², on the tokens X of it that are looked at, over
+        evenly spaced rows of W.
+        """
+        if not tap.seen:
+            return None
+        assert scheme.grid
+        inputs = quantized_activations(torch.cat([rows for rows, _ in tap.seen]), scheme.activations).float()
+        language = torch.cat([numbers for _, numbers in tap.seen])
+        part = slice(None, None, -(-len(weight) // _ROWS))
+        exact = weight[part].float()
+        wrong = exact - scheme.grid.decode(solution.codes[part], solution.steps.rows(part))
+        energy, error = ((inputs @ side.T).square().sum(dim=1).double() for side in (exact, wrong))
+        found = {}
+        for number, name in enumerate(self.owner.calibration.names):
+            own = language == number
+            if int(own.sum()) >= _FEW:
+                share = float(error[own].sum() / energy[own].sum().clamp_min(1e-30))
+                found[name] = float(f"{share:.4g}")  # there are languages × matrices of them in onggi.json
+        return found or None
 
 
 class _Hooks:
@@ -538,9 +597,9 @@ class _Hooks:
         work: _LayerWork,
         first: Mapping[str, Tap],
         mixtures: Mapping[str, Mapping[str, list[Tap]]],
-        weights: Tensor,
+        counted: Counted,
     ):
-        self.work, self.first, self.mixtures, self.weights = work, first, mixtures, weights
+        self.work, self.first, self.mixtures, self.counted = work, first, mixtures, counted
         self.handles: list[Any] = []
         self.replaced: list[tuple[Any, Callable[..., Any]]] = []
 
@@ -562,7 +621,7 @@ class _Hooks:
     def _enter(self, name: str) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
             if name in self.first and self.first[name].matrices:
-                self.work.on_input(self.first[name], inputs[0], self.weights)
+                self.work.on_input(self.first[name], inputs[0], self.counted)
             matrix = self.work.linears.get(name)
             if matrix is None or matrix.scheme.activations is None:
                 return None
@@ -578,16 +637,16 @@ class _Hooks:
             reached = []
             for expert in range(len(module.gate_up_proj)):
                 token, rank = torch.where(chosen == expert)
-                reached.append((token, rank, hidden[token], self.weights[token]))
+                reached.append((token, rank, hidden[token], self.counted.at(token)))
             # All gates first: where their moments are gathered, the text stops here.
-            for tap, (_, _, rows, weights) in zip(leaves["gate_up_proj"], reached, strict=True):
-                self.work.on_input(tap, rows, weights)
+            for tap, (_, _, rows, counted) in zip(leaves["gate_up_proj"], reached, strict=True):
+                self.work.on_input(tap, rows, counted)
             output = torch.zeros_like(hidden)
             inner = []
-            for tap, (_, _, rows, weights) in zip(leaves["down_proj"], reached, strict=True):
+            for tap, (_, _, rows, counted) in zip(leaves["down_proj"], reached, strict=True):
                 expert = tap.expert or 0
                 inner.append(module._apply_gate(nn.functional.linear(rows, module.gate_up_proj[expert])))
-                self.work.on_input(tap, inner[-1], weights)
+                self.work.on_input(tap, inner[-1], counted)
             for expert, (token, rank, _, _) in enumerate(reached):
                 made = nn.functional.linear(inner[expert], module.down_proj[expert])
                 output.index_add_(0, token, made * shares[token, rank, None].to(made.dtype))

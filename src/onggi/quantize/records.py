@@ -17,7 +17,8 @@ class Layer:
     without text; rounding_error: what rounding to the same scales would have had; damping: what it took
     to solve it. migration: how far activations' outliers were moved into the weights (the exponent α of
     SmoothQuant and AWQ), None where they were not. tokens: calibration tokens that reached it, where not
-    all did (an expert).
+    all did (an expert). languages: the same error as `error` on some tokens of each language apart, None
+    where they are not told apart; a language of which hardly a token came by is left out.
     """
 
     name: str
@@ -28,6 +29,17 @@ class Layer:
     scheme: str = ""
     migration: float | None = None
     tokens: int | None = None
+    languages: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """A matrix whose relative output error, on all text or in one language, is far above the median of its kind."""
+
+    layer: Layer
+    error: float
+    median: float
+    language: str | None = None
 
 
 def kind(name: str) -> str:
@@ -37,16 +49,25 @@ def kind(name: str) -> str:
     return re.sub(r"\.\d+\.", ".*.", re.sub(r"^.*?\.\d+\.", "", name, count=1))
 
 
-def outliers(layers: Sequence[Layer]) -> list[tuple[Layer, float]]:
-    """Matrices whose relative output error is far above the median of their kind, with that median."""
+def outliers(layers: Sequence[Layer]) -> list[Outlier]:
+    """Matrices whose error stands out, the largest first: each once, for all text where it does there, else for the
+    language where it does most.
+    """
     kinds: dict[str, list[float]] = {}
     for layer in layers:
         if layer.error is not None:
             kinds.setdefault(kind(layer.name), []).append(layer.error)
     medians = {name: statistics.median(errors) for name, errors in kinds.items()}
-    found = [
-        (layer, medians[kind(layer.name)])
-        for layer in layers
-        if layer.error is not None and layer.error > max(_FAR * medians[kind(layer.name)], _SMALL)
-    ]
-    return sorted(found, key=lambda item: -(item[0].error or 0.0))
+    found = []
+    for layer in layers:
+        if layer.error is None:
+            continue
+        median = medians[kind(layer.name)]
+        least = max(_FAR * median, _SMALL)
+        if layer.error > least:
+            found.append(Outlier(layer, layer.error, median))
+        elif layer.languages:
+            worst = max(layer.languages, key=layer.languages.__getitem__)
+            if layer.languages[worst] > least:
+                found.append(Outlier(layer, layer.languages[worst], median, worst))
+    return sorted(found, key=lambda one: -one.error)

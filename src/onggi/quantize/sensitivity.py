@@ -29,12 +29,16 @@ from ..models.checkpoint import Checkpoint
 from ..models.decoder import Decoder, drop, fill, sharing
 from . import solver
 from .balance import Calibration
+from .fairness import nats
 from .moments import second_moments
 from .passes import Method, Pass
 from .schemes import Scheme
 
 # Tokens drawn at each position.
 DRAWN = 128
+# Bytes of the states that trials leave a layer with, held until they are passed on through the later ones. More
+# trials go in several turns, each of which reads the later layers again.
+LIMIT = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ def measure(
     device: torch.device,
     method: Method,
     step: Callable[[int], None],
-) -> list[Unit]:
-    """The units of every layer. file: JSON lines, a unit each, added layer by layer and read back by a run that
-    goes on. step: is told of each layer. Raises OnggiError for experts, which are not told apart here.
+) -> tuple[list[Unit], dict[str, float]]:
+    """The units of every layer; and language → nats a token that the model as it is needs for the held-out text.
+    file: JSON lines, a unit each, added layer by layer and read back by a run that goes on. step: is told of each
+    layer. Raises OnggiError for experts, which are not told apart here.
     """
     done = _read(file)
     trials = _Trials(
@@ -81,7 +86,7 @@ def measure(
                 out.writelines(_line(unit) for unit in units)
             done += units
         step(index)
-    return done
+    return done, trials.nats()
 
 
 class _Trials:
@@ -126,6 +131,7 @@ class _Trials:
         modules = dict(layer.named_modules())
         units: list[Unit] = []
         states: list[tuple[Tensor, bool]] = []
+        damages: list[dict[str, float]] = []
         for names in groups:
             linears: list[Any] = [modules[name] for name in names]
             originals = [tensors[f"{name}.weight"] for name in names]
@@ -148,17 +154,27 @@ class _Trials:
                 for linear, value in zip(linears, rows, strict=True):
                     linear.weight.data.copy_(value)
                 states.append(self._excursion(index))
+                if sum(one.nbytes for one, _ in states) + states[-1][0].nbytes > LIMIT:
+                    damages += self._damages(index, states)
+                    states.clear()
                 for linear, value in zip(linears, originals, strict=True):
                     linear.weight.data.copy_(value)
                 bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
             full = [walk.names.one[f"{place}{name}.weight"].removesuffix(".weight") for name in names]
             units.append(Unit(index, full, stacked.numel(), {}, bits))
         drop(layer)
-        ends = self._to_the_end(index, states)
+        if states:
+            damages += self._damages(index, states)
+        each = iter(damages)
         for unit in units:
             for choice in choices:
-                unit.damage[choice.name] = self._damage(next(ends))
+                unit.damage[choice.name] = next(each)
         return units
+
+    def nats(self) -> dict[str, float]:
+        """language → nats a token that the model as it is needs for the held-out text."""
+        assert self.before is not None
+        return nats(self.before, self.output, self.held_out)
 
     def _fill(self, index: int) -> dict[str, Tensor]:
         walk, layer = self.walk, self.decoder.layers[index]
@@ -233,6 +249,10 @@ class _Trials:
         self.owner = held.owner.unsqueeze(1).expand_as(self.there)[self.there]
         self.start = self.before[:, : self.there.shape[1]][self.there].float()
         self.tokens = drawn(self.start, self.output, DRAWN, seed=0)
+
+    def _damages(self, index: int, states: list[tuple[Tensor, bool]]) -> list[dict[str, float]]:
+        """What became of each language on the way to the end."""
+        return [self._damage(end) for end in self._to_the_end(index, states)]
 
     def _damage(self, after: Tensor) -> dict[str, float]:
         assert self.tokens is not None

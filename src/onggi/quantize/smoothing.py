@@ -27,7 +27,7 @@ from ..models.decoder import Shared
 from .schemes import Scheme, quantized_activations
 
 if TYPE_CHECKING:
-    from .passes import Matrix, Tap, _LayerWork
+    from .passes import Counted, Matrix, Tap, _LayerWork
 
 _STRENGTHS = [i / 10 for i in range(1, 11)]
 # Rows of a group's matrices that a search looks at, evenly spaced.
@@ -95,7 +95,7 @@ def _samples(work: _LayerWork, wanted: dict[str, tuple[Shared, list[Matrix]]]) -
     for batch in range(len(owner.batches)):
         positions = owner.seen(batch)
 
-        def keep(tap: Tap, inputs: Tensor, _: Tensor, positions: list[Tensor] = positions) -> None:
+        def keep(tap: Tap, inputs: Tensor, _: Counted, positions: list[Tensor] = positions) -> None:
             rows = inputs.reshape(-1, inputs.shape[-1])
             for language, here in enumerate(positions):
                 found[names[id(tap)]][language].append(rows[here].float())

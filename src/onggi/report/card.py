@@ -6,7 +6,8 @@ it stands is found and its licence passes on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -44,6 +45,7 @@ def quantized(about: Mapping[str, Any]) -> str:
             lines += _balance(about["balance"])
     if base.get("grid"):
         lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
+    lines += _errors(about.get("layers") or ())
     if about.get("bits"):
         lines += [
             "",
@@ -59,6 +61,29 @@ def quantized(about: Mapping[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _errors(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What quantising did to the outputs of the matrices, in each language; nothing where that was not told."""
+    names = dict.fromkeys(name for layer in layers for name in layer.get("languages") or ())
+    if not names:
+        return []
+    lines = [
+        "- relative error of the matrices' outputs on the calibration text (each is in `onggi.json`):",
+        "",
+        "| | median | largest | where |",
+        "|---|---|---|---|",
+    ]
+    for name in names:
+        own = [
+            (layer["languages"][name], layer["name"])
+            for layer in layers
+            if name in (layer.get("languages") or ())
+        ]
+        most, where = max(own)
+        middle = statistics.median(error for error, _ in own)
+        lines.append(f"| {tags.name(name)} | {middle:.4f} | {most:.4f} | {where} |")
+    return [*lines, ""]
 
 
 def _balance(balance: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,13 @@ from typing import Any
 
 from .. import languages as tags
 from ..phrases import Phrases
-from . import choice, compare, figures, grades, items, people, prices
+from . import choice, compare, figures, grades, items, people, prices, safety, scripts
 from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, isolated, named, plain
 from .pages import Row, pages
 from .wording import (
     Scores,
     by_damage,
+    called,
     cell,
     digits,
     kl,
@@ -33,11 +34,16 @@ def section(
     say: Phrases,
     answers: Sequence[Row] = (),
     studies: Sequence[people.Results] = (),
+    focus: str | None = None,
 ) -> list[Block]:
     """One evaluation: its `scores.json`, the record of the stage that made it, the command that makes the
-    page from it, the first rows of its `answers.jsonl`, and what people said in `studies` of its models.
+    page from it, the first rows of its `answers.jsonl`, and what people said in `studies` of its models. focus:
+    a language that the page is about, which comes first.
     """
-    blocks: list[Block] = [Paragraph(plain(items.lead(scores, say)), lead=True)]
+    blocks: list[Block] = []
+    if focus and focus in choice.languages(scores):
+        blocks += safety.section(scores, focus, answers, say)
+    blocks.append(Paragraph(plain(items.lead(scores, say)), lead=not blocks))
     if scores["text"]:
         blocks.append(Paragraph(_measured(scores, say)))
     blocks += compare.ship(scores, say)
@@ -45,7 +51,15 @@ def section(
         blocks += people.section(results, scores, say)
     if scores["text"]:
         blocks += [*_damage(scores, say), *_verdicts(scores, say), *_between(scores, say)]
-    for part in (items.tasks, items.answers, grades.judge, prices.size, prices.tokens, prices.cost):
+    for part in (
+        scripts.changes,
+        items.tasks,
+        items.answers,
+        grades.judge,
+        prices.size,
+        prices.tokens,
+        prices.cost,
+    ):
         blocks += part(scores, say)
     blocks += pages(scores, answers, say)
     return [*blocks, *_grid(scores, say), *_made(scores, record, again, say)]
@@ -272,21 +286,16 @@ def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: 
         what = say(
             "made.calibrated",
             scheme=about["scheme"],
-            method=_called("method", about["method"], say),
-            fairness=_called("fairness", about["fairness"], say),
+            method=called("method", about["method"], say),
+            fairness=called("fairness", about["fairness"], say),
             text=code(calibration["text"]),
             tokens=tokens,
             precision=about["precision"],
         )
     else:
-        method = _called("method", about["method"], say)
+        method = called("method", about["method"], say)
         what = say("made.quantised", scheme=about["scheme"], method=method)
     return say("made.variant", name=named(name), what=what + flattered, source=source)
-
-
-def _called(kind: str, value: str, say: Phrases) -> str:
-    """A method's name in words; as it stands where a later onggi has one that this one does not know."""
-    return say(f"{kind}.{value}") if f"{kind}.{value}" in say else plain(value)
 
 
 def title(evaluations: Sequence[Scores]) -> str:

@@ -133,6 +133,11 @@ def cell(scores: Scores, name: str, language: str) -> str:
     return f"{entry['value']:.{places}f} [{entry['low']:.{places}f}, {entry['high']:.{places}f}]"
 
 
+def called(kind: str, value: str, say: Phrases) -> str:
+    """A method's name in words; as it stands where a later onggi has one that this one does not know."""
+    return say(f"{kind}.{value}") if f"{kind}.{value}" in say else plain(value)
+
+
 def megabytes(size: float) -> str:
     """Bytes in words: `421 MB`."""
     return f"{size / 1e6:,.0f} MB"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # jsonargparse runs this block for --help: nothing here may i
     from ..text import Text
     from ..text.prompts import Prompt
 
-_REVISION = 4
+_REVISION = 5
 # Options of servers, as the engine names them; and the options that change how a run goes and not what comes of it.
 _SERVER = ("concurrency", "requests_per_minute", "timeout", "input_price", "output_price", "budget")
 _UNSEEN = ("concurrency", "requests_per_minute", "timeout", "budget", "failures", "on")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
@@ -62,7 +63,8 @@ class QuantizeConfig:
     method: Literal["gptq", "awq", "rtn"] = "gptq"
     """gptq: error feedback on calibration text. awq: scales for the input columns, searched by each
     group's output error, equal weight for each language; then rounding. rtn: round to nearest, without text.
-    nf4 and int8 are rounded by bitsandbytes whatever stands here."""
+    nf4 and int8 are rounded by bitsandbytes whatever stands here. What rounds without text looks at no option
+    of calibration, and says so."""
     fairness: Literal["balanced", "minimax", "none"] = "balanced"
     """How calibration treats languages. balanced: an equal share each. minimax: shares that follow the
     damage to text that is held out, so that the worst language leads; quantises up to six times. none: all
@@ -229,7 +231,11 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
-    text = quantize_text.calibration(config, folder, job) if config.calibrates else quantize_text.NONE
+    text = quantize_text.NONE
+    if config.calibrates:
+        text = quantize_text.calibration(config, folder, job)
+    else:
+        quantize_text.say_unused(config)
     calibration = text.drawn
     release_memory()
     decoder = skeleton(folder, dtype)
@@ -243,10 +249,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     schemes: Any = scheme
     mixed = None
     if config.budget:
-        assert calibration and text.held_out
-        schemes, mixed = quantize_bits.allocate(
-            config, job, source, folder, dtype, device, calibration, text.held_out
-        )
+        model = quantize_bits.Model(source, folder, dtype, device)
+        schemes, mixed = quantize_bits.allocate(config, job, model, text)
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
         with progress(f"quantize {job.out.name}", total) as bar:
@@ -389,10 +393,11 @@ def _say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
         say(f"{name} stays as it is in {count} layers ({why}).")
     found = records.outliers(layers)
     if found:
-        worst, median = found[0]
+        worst = found[0]
+        where = f" in {tags.name(worst.language)}" if worst.language else ""
         say(
-            f"The output error stands out in {len(found)} matrices (first: {worst.name}, {worst.error:.3f} where "
-            f"the median of its kind is {median:.3f}); see onggi.json, and measure before you serve."
+            f"The output error stands out in {len(found)} matrices (first: {worst.layer.name}, {worst.error:.3f}{where} "
+            f"where the median of its kind is {worst.median:.3f}); see onggi.json, and measure before you serve."
         )
 
 

@@ -15,9 +15,9 @@ from ..progress import progress, say
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
-    from ..quantize.balance import Calibration
     from ..quantize.sensitivity import Unit
     from .quantize import QuantizeConfig
+    from .quantize_text import Drawn
 
 # What was measured, and its figure, among the files of the artifact.
 MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
@@ -74,32 +74,37 @@ def check(config: QuantizeConfig) -> None:
         raise OnggiError("choices: one is no choice; name two or more.")
 
 
+@dataclass(frozen=True)
+class Model:
+    """The model in hand: its checkpoint in `folder`, the dtype of a pass and where it runs."""
+
+    source: Checkpoint
+    folder: Path
+    dtype: Any
+    device: Any
+
+    def skeleton(self) -> Any:
+        """Its decoder, without weights."""
+        from ..models.decoder import skeleton
+
+        return skeleton(self.folder, self.dtype)
+
+
 def allocate(
-    config: QuantizeConfig,
-    job: ledger.Job,
-    source: Checkpoint,
-    folder: Path,
-    dtype: Any,
-    device: Any,
-    calibration: Calibration,
-    held_out: Calibration,
+    config: QuantizeConfig, job: ledger.Job, model: Model, text: Drawn
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Module → scheme, and what to note of it. The matrix is measured once for a model and text, and kept in
     the cache: another budget only solves again.
     """
     from ..models import checkpoint as checkpoints
-    from ..models.decoder import skeleton
     from ..quantize import allocate as allocation
-    from ..quantize import fairness
     from ..quantize.schemes import SCHEMES
     from ..report.heatmap import heatmap
 
+    held_out, source = text.held_out, model.source
+    assert held_out
     schemes = [SCHEMES[name] for name in config.choices]
-    decoder = skeleton(folder, dtype)
-    output = fairness.head(source, decoder, device)
-    units, nats = _measured(
-        config, job, source, folder, dtype, device, calibration, held_out, output, schemes
-    )
+    units, nats = _measured(config, job, model, text, schemes)
     scales = None
     if config.damage == "relative":
         scales = {name: 1 / value for name, value in nats.items()}
@@ -118,12 +123,13 @@ def allocate(
     if budget.bytes:
         inside = {f"{name}.weight" for unit in units for name in unit.names}
         rest = sum(entry.bytes for name, entry in source.entries.items() if name not in inside)
-        others = sum(file.stat().st_size for file in checkpoints.companions(folder))
+        others = sum(file.stat().st_size for file in checkpoints.companions(model.folder))
         others += sum(file.stat().st_size for file in job.work.glob("*.jsonl"))  # what the model wrote
         others += len(json.dumps(matrix, ensure_ascii=False, indent=2).encode())
         others += len(heatmap(matrix).encode())
         # Of a whole row's scale, which counts nothing in bits of a weight, and of a matrix in header and record.
-        others += sum(2 * source.entries[name].shape[0] + _EACH for name in inside)
+        each = _EACH + _LANGUAGE * len(held_out.names)
+        others += sum(2 * source.entries[name].shape[0] + each for name in inside)
         room = 8.0 * (budget.bytes - rest - others - _OVERHEAD)
         if room <= 0:
             raise OnggiError(
@@ -163,27 +169,20 @@ def allocate(
     return by_module, note
 
 
-# Bytes of config, card and the other tensors' headers; of each matrix's headers, index and record.
-_OVERHEAD, _EACH = 120_000, 1200
+# Bytes of config, card and the other tensors' headers; of each matrix's headers, index and record; and of each
+# language in the record.
+_OVERHEAD, _EACH, _LANGUAGE = 120_000, 1200, 40
 
 
 def _measured(
-    config: QuantizeConfig,
-    job: ledger.Job,
-    source: Checkpoint,
-    folder: Path,
-    dtype: Any,
-    device: Any,
-    calibration: Calibration,
-    held_out: Calibration,
-    output: Any,
-    schemes: list[Any],
+    config: QuantizeConfig, job: ledger.Job, model: Model, text: Drawn, schemes: list[Any]
 ) -> tuple[list[Unit], dict[str, float]]:
     """The units, and nats a token that the model needs for the held-out text of each language."""
-    from ..models.decoder import skeleton
     from ..quantize import fairness, sensitivity
     from ..quantize.passes import Method
 
+    calibration, held_out = text.drawn, text.held_out
+    assert calibration and held_out
     key = ledger.digest(
         {
             "revision": _REVISION,
@@ -193,14 +192,14 @@ def _measured(
             "weights": calibration.weights.tolist(),
             "languages": [held_out.names, held_out.owner.tolist()],
             "damping": config.damping,
-            "dtype": str(dtype),
+            "dtype": str(model.dtype),
         }
     )
     cached = ledger.cache_folder() / "sensitivity" / f"{key}.json"
     if cached.is_file():
         known = ledger.read_json(cached)
         return [sensitivity.Unit(**unit) for unit in known["units"]], known["nats"]
-    decoder = skeleton(folder, dtype)
+    decoder = model.skeleton()
     place = job.partial / "sensitivity"
     place.mkdir(exist_ok=True)
     with progress(f"quantize {job.out.name}: what each part costs", len(decoder.layers)) as bar:
@@ -209,21 +208,19 @@ def _measured(
             bar.step(1, f"layer {index + 1}")
             job.tick()
 
-        units = sensitivity.measure(
-            source,
+        units, nats = sensitivity.measure(
+            model.source,
             decoder,
             schemes,
             calibration,
             held_out,
-            output,
+            fairness.head(model.source, decoder, model.device),
             place,
             job.partial / "units.jsonl",
-            device,
+            model.device,
             Method(config.method, config.damping),
             step,
         )
-    before = fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device)
-    nats = fairness.nats(before, output, held_out)
     cached.parent.mkdir(parents=True, exist_ok=True)
     ledger.write_json(cached, {"units": [vars(unit) for unit in units], "nats": nats})
     return units, nats

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,19 @@ class Drawn:
 
 
 NONE = Drawn(None, None, {})
+# Options that say how to calibrate: nothing looks at them where rounding takes no text.
+_CALIBRATION = ("text", "self_share", "languages", "tokens", "share", "damping", "precision", "seed")
+
+
+def say_unused(config: QuantizeConfig) -> None:
+    """Say which options of calibration were given to what rounds without it."""
+    defaults = {field.name: field.default for field in fields(config)}
+    given = [f"--{name}" for name in _CALIBRATION if getattr(config, name) != defaults[name]]
+    if given:
+        library = config.scheme in ("nf4", "int8")
+        by = f"bitsandbytes rounds {config.scheme}" if library else f"rtn rounds {config.scheme}"
+        mend = "" if library else " To calibrate, use --method gptq."
+        say(f"{', '.join(given)}: not used, since {by} without any text.{mend}")
 
 
 def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
@@ -101,6 +114,12 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
     say(f"Calibration tokens: {said} (from {name}).")
+    if config.written and drawn.short:
+        got = sum(drawn.counts.values())
+        say(
+            f"These are {got:,} of the {config.tokens:,} tokens asked for: the model wrote too little that serves. "
+            "Text in the languages that lack it (--text) would make up for it."
+        )
     about = {"text": name, "licence": None if config.text == "self" else found.licence}
     return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else ())
 
@@ -134,7 +153,8 @@ def _written(
     if lacking:
         raise OnggiError(
             f"text: there are no starts in {', '.join(map(tags.name, lacking))} for the model to go on from; "
-            f"there are in {', '.join(ships.languages)}."
+            f"there are in {', '.join(ships.languages)}. Name the languages (--languages), or give text and leave "
+            "--self_share out."
         )
     starts = {language: list(ships.passages(language).values()) for language in languages}
     each, one_in = _own(config, len(languages))

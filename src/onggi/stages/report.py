@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
@@ -13,7 +14,7 @@ from ..phrases import Phrases
 from . import rate_results
 from .base import Plan, Stage, command, options
 
-_REVISION = 4
+_REVISION = 5
 # verb → what of its folder is read
 _READ = {"evaluate": "scores.json", "finetune": "tuning.json", "results": "results.json"}
 _FOLDERS = "`onggi evaluate`, of `onggi finetune` or of `onggi rate results`"
@@ -34,6 +35,9 @@ class ReportConfig:
     people stand with the evaluation of the same models."""
     language: str = "en"
     """Language of every sentence: en or ko. Another one is one file of phrases."""
+    focus: str | None = None
+    """A language that the page is about, as ko: it begins with which models are safe to use in it and which are not,
+    in plain words, and with what they answer side by side."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot work. Raises OnggiError naming the option and the mend."""
@@ -43,6 +47,11 @@ class ReportConfig:
             Phrases(self.language)
         except OnggiError as error:
             raise OnggiError(f"language: {error}") from error
+        if self.focus:
+            try:
+                object.__setattr__(self, "focus", tags.canonical(self.focus))
+            except OnggiError as error:
+                raise OnggiError(f"focus: {error}") from error
 
 
 def inputs(config: ReportConfig) -> dict[str, Any]:
@@ -67,7 +76,7 @@ def report(config: ReportConfig, out: Path) -> Artifact:
     >>> sorted(made.record["outputs"])
     ['report.html', 'report.md']
     """
-    from ..report import content, html, markdown, pages, people, tuning
+    from ..report import choice, content, html, markdown, pages, people, tuning
 
     given = [_found(folder) for folder in config.inputs]
     job = ledger.begin(out, "report", options(config), inputs(config), _REVISION)
@@ -86,12 +95,17 @@ def report(config: ReportConfig, out: Path) -> Artifact:
         for study, scores in home:
             if scores is not None:
                 people.add(study, scores)
+        if config.focus and not any(config.focus in choice.languages(scores) for scores in evaluations):
+            raise OnggiError(
+                f"focus: nothing was measured in {tags.name(config.focus)} ({config.focus}); evaluate it there "
+                "first (onggi evaluate --languages), or leave --focus out."
+            )
         sections = []
         for made, found in read:
             if made.record["verb"] == "evaluate":
                 answers = pages.first_answers(made.path / "answers.jsonl")
                 said = [study for study, scores in home if scores is found]
-                sections.append(content.section(found, made.record, again, say, answers, said))
+                sections.append(content.section(found, made.record, again, say, answers, said, config.focus))
             elif made.record["verb"] == "finetune":
                 sections.append(tuning.section(found, made.record["command"], say))
             elif any(study is found and scores is None for study, scores in home):
@@ -118,13 +132,17 @@ def show(artifact: Artifact) -> None:
     """Print headline and table of a finished report to the terminal, and where the page is."""
     from rich.console import Console
 
-    from ..report import terminal, tuning
+    from ..report import choice, safety, terminal, tuning
 
     console, say = Console(highlight=False), Phrases(artifact.record["options"]["language"])
+    focus = artifact.record["options"].get("focus")
     for folder in artifact.record["evaluations"]:
         file = Path(folder) / "scores.json"
         if file.is_file():
-            terminal.show(console, ledger.read_json(file), say)
+            scores = ledger.read_json(file)
+            terminal.show(console, scores, say)
+            if focus and focus in choice.languages(scores):
+                console.print(f"\n{safety.lead(scores, focus, say)}", style="bold", markup=False)
     for folder in artifact.record.get("tunings", ()):
         file = Path(folder) / "tuning.json"
         if file.is_file():

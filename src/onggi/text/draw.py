@@ -27,7 +27,7 @@ def hold_out(passages: Passages, one_in: int) -> tuple[Passages, Passages]:
     """(the rest, those held out): of each language one passage in `one_in`, by its id, and one at least. In a
     parallel text a passage that is held out in one language is so in all.
 
-    Raises OnggiError for a language with fewer than two passages.
+    Raises OnggiError for a language with fewer than two passages, or of which nothing would be left.
     """
     held_out = {}
     for language, texts in passages.items():
@@ -43,6 +43,14 @@ def hold_out(passages: Passages, one_in: int) -> tuple[Passages, Passages]:
         language: {key: content for key, content in texts.items() if key not in apart}
         for language, texts in passages.items()
     }
+    # Passages that are held out for other languages are missing here too.
+    bare = [language for language, own in rest.items() if not own]
+    if bare:
+        names = ", ".join(map(languages.name, bare))
+        raise OnggiError(
+            f"text: all passages in {names} are held out, since other languages hold the same ones out, and nothing is "
+            "left; leave the language out or give more of it."
+        )
     return rest, held_out
 
 
