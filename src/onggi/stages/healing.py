@@ -18,6 +18,7 @@ from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..progress import progress, release_memory, say
+from .training import step_seconds
 
 if TYPE_CHECKING:
     import torch
@@ -33,22 +34,27 @@ Tune = Literal["scales", "rounding"]
 RATE = 2e-3
 # Measurements of the held-out text in each part of a healing, beside the one before it.
 _MEASURED = 8
+# The share of the time that they take, about, where the steps follow from the time.
+_MEASURING = 0.2
 # Tokens drawn at each held-out position for the measurements on the way; before and after are exact.
 _DRAWN = 64
 # Held-out positions in one pass.
 _POSITIONS = 4096
+# Rows of a table that are compared at a time.
+_ROWS = 8192
 # How fast shares of languages follow their damage, with minimax.
 _POWER = 0.5
 
 
 @dataclass(frozen=True)
 class Course:
-    """How it is done. steps: in all, of which with `rounding` the second half trains codes too. at_once: sequences of a
-    pass. fairness: minimax has the languages' weights follow the damage held out, which is measured by `damage`.
+    """How it is done. steps: in all, of which with `rounding` the second half trains codes too; None: as many as `minutes`
+    hold. at_once: sequences of a pass. fairness: minimax has the languages' weights follow the damage held out, which is measured by `damage`.
     """
 
-    steps: int
+    steps: int | None
     tune: Tune = "scales"
+    minutes: float | None = None
     learning_rate: float = RATE
     warmup: int | None = None
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -138,27 +144,31 @@ def heal(
     place.mkdir(exist_ok=True)
     damage = _Damage(teacher, held_out, course.damage, student.made_once)
     before = _kept(place / "before.json", lambda: damage.exact(student.model))
+    work = _Work(job, teacher, student, source, damage, dtype, course, place)
+    total = work.steps()
+    tunes: list[Tune] = ["scales"] if course.tune == "scales" else ["scales", "rounding"]
     parts: dict[str, dict[str, int]] = {}
     lines: list[dict[str, Any]] = []
-    tunes: list[Tune] = ["scales"] if course.tune == "scales" else ["scales", "rounding"]
-    steps = [course.steps * (i + 1) // len(tunes) - course.steps * i // len(tunes) for i in range(len(tunes))]
-    with progress(f"heal {job.out.name}", sum(steps)) as bar:
-        for tune, count in zip(tunes, steps, strict=True):
+    with progress(f"heal {job.out.name}", total) as bar:
+        for number, tune in enumerate(tunes):
             if tune == "rounding":
                 student.free(teacher)
-            found = _train(job, teacher, student, source, damage, dtype, course, tune, count, place, bar)
+            steps = range(total * number // len(tunes), total * (number + 1) // len(tunes))
+            found = work.train(tune, steps, bar)
             parts[tune] = {"steps": found["steps"], "kept": found["kept"]}
             lines += [{"tuned": tune, **line} for line in found["lines"]]
     after = _kept(place / "after.json", lambda: damage.exact(student.model))
-    worst = {when: max(found, key=found.__getitem__) for when, found in (("b", before), ("a", after))}
+    worst = [max(found, key=found.__getitem__) for found in (before, after)]
     say(
-        f"Held out, {tags.name(worst['b'])} lost most before, {before[worst['b']]:.4f}, and now {tags.name(worst['a'])}, "
-        f"{after[worst['a']]:.4f}; mean {_mean(before):.4f} → {_mean(after):.4f}."
+        f"Held out, {tags.name(worst[0])} lost most before, {before[worst[0]]:.4f}, and now {tags.name(worst[1])}, "
+        f"{after[worst[1]]:.4f}; mean {_mean(before):.4f} → {_mean(after):.4f}."
     )
     return Healed(student.write(job.work), before, after, parts, lines)
 
 
-def noted(healed: Healed, course: Course, tokens: Mapping[str, int], text: str, teacher: str) -> dict[str, Any]:
+def noted(
+    healed: Healed, course: Course, tokens: Mapping[str, int], text: str, teacher: str
+) -> dict[str, Any]:
     """What is kept of it in onggi.json. tokens: language → tokens of all its steps."""
     return {
         "teacher": teacher,
@@ -174,6 +184,28 @@ def noted(healed: Healed, course: Course, tokens: Mapping[str, int], text: str, 
     }
 
 
+def set_apart(tokens: Any, passages: Mapping[str, Sequence[str]]) -> Calibration:
+    """Passages of each language, whole up to a sequence's length, as held-out text. tokens: of `text.tokens`."""
+    import torch
+
+    from ..quantize.balance import Calibration
+    from ..text.draw import LENGTH
+
+    rows = [
+        (number, [tokens.prefix, *tokens.encode(passage)[: LENGTH - 1]])
+        for number, own in enumerate(passages.values())
+        for passage in own
+    ]
+    width = max(len(row) for _, row in rows)
+    ids = torch.full((len(rows), width), tokens.prefix, dtype=torch.int64)
+    weights = torch.zeros(len(rows), width)
+    for i, (_, row) in enumerate(rows):
+        ids[i, : len(row)], weights[i, : len(row)] = torch.tensor(row), 1.0
+    names, owner = tuple(passages), torch.tensor([number for number, _ in rows])
+    counts = {name: int(weights[owner == number].sum()) for number, name in enumerate(names)}
+    return Calibration(ids, weights, counts, names, owner)
+
+
 def _mean(values: Mapping[str, float]) -> float:
     return sum(values.values()) / len(values)
 
@@ -185,77 +217,117 @@ def _kept(file: Path, measure: Callable[[], dict[str, float]]) -> dict[str, floa
     return dict(ledger.read_json(file))
 
 
-def _train(
-    job: ledger.Job,
-    teacher: Any,
-    student: Student,
-    source: Any,
-    damage: _Damage,
-    dtype: Any,
-    course: Course,
-    tune: Tune,
-    steps: int,
-    place: Path,
-    bar: Any,
-) -> dict[str, Any]:
-    """Train one part of it to where the held-out text lost least. Returns steps done, the step kept, and lines."""
-    from ..distill import lesson, names, signals
-    from ..head import Divergence
-    from ..quantize import fairness
-    from ..train import healing, trainer
-    from ..train.schedule import Schedule
+@dataclass
+class _Work:
+    """What is trained, by whom and on what; see `heal`."""
 
-    languages = list(source.languages)
-    made: Any = None
+    job: ledger.Job
+    teacher: Any
+    student: Student
+    source: Any
+    damage: _Damage
+    dtype: Any
+    course: Course
+    place: Path
 
-    def weigh() -> dict[str, float]:
-        shares = dict.fromkeys(damage.languages, 1.0)
-        for _, found in made.damages if course.fairness == "minimax" and made else ():
-            shares = fairness.moved(shares, found, _POWER)
-        return {language: shares.get(language, 1.0) for language in languages}
+    def steps(self) -> int:
+        """How many in all. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
+        if self.course.steps:
+            return self.course.steps
+        kept = self.place / "steps"
+        if not kept.is_file():
+            loss = self._loss(lambda: dict.fromkeys(self.source.languages, 1.0))
+            each = step_seconds(self.student.model, loss, self.source, self.course.at_once)
+            steps = max(int(60 * (self.course.minutes or 0) * (1 - _MEASURING) / each), 1)
+            say(f"A step takes about {each:.2g} s: {steps} steps in {self.course.minutes:g} minutes.")
+            with ledger.writing(kept) as aside:
+                aside.write_text(str(steps))
+        return int(kept.read_text())
 
-    taught = lesson.Lesson(
-        signals.Resident(teacher, dtype),
-        Divergence(*names.loss(course.loss)),  # type: ignore[arg-type]
-        languages,
-        weigh,
-        text=course.cross_entropy,
-        temperature=course.temperature,
-        dtype=dtype,
-    )
+    def _loss(self, weigh: Callable[[], Mapping[str, float]]) -> Any:
+        from ..distill import lesson, names, signals
+        from ..head import Divergence
 
-    def loss(model: Any, batch: Any) -> Any:
-        with student.made_once():
-            return taught(model, batch)
+        taught = lesson.Lesson(
+            signals.Resident(self.teacher, self.dtype),
+            Divergence(*names.loss(self.course.loss)),  # type: ignore[arg-type]
+            list(self.source.languages),
+            weigh,
+            text=self.course.cross_entropy,
+            temperature=self.course.temperature,
+            dtype=self.dtype,
+        )
 
-    warmup = max(steps // 10, 1) if course.warmup is None else course.warmup
-    own = place / tune
-    made = healing.Healer(
-        student.model,
-        loss,
-        source,
-        Schedule(steps, course.learning_rate, warmup, course.schedule),
-        trainer.Options(
-            at_once=course.at_once,
-            validate_every=course.validate_every or max(steps // _MEASURED, 1),
-            report_to=course.report_to,
-            name=job.out.name,
-            seed=course.seed,
-        ),
-        own,
-        bar,
-        job.tick,
-        damage,
-    )
-    done = own / "done.json"
-    if not done.is_file():
-        made.fit()
-        kept = made.go_back_to_best()
-        ledger.write_json(done, {"steps": made.state.global_step, "kept": kept, "lines": made.lines})
-    found = dict(ledger.read_json(done))
-    made.restore(found["kept"])
-    student.model.eval()
-    return found
+        def loss(model: Any, batch: Any) -> Any:
+            with self.student.made_once():
+                return taught(model, batch)
+
+        return loss
+
+    def train(self, tune: Tune, part: range, bar: Any) -> dict[str, Any]:
+        """Train one part of it, of the steps of the whole, to where the held-out text lost least. Returns steps done, the step
+        kept, and lines.
+        """
+        from ..quantize import fairness
+        from ..train import healing, trainer
+        from ..train.schedule import Schedule
+
+        course, own, steps = self.course, self.place / tune, len(part)
+
+        def weigh() -> dict[str, float]:
+            """Language → its weight in the loss, from what was measured so far."""
+            shares = dict.fromkeys(self.damage.languages, 1.0)
+            for _, found in made.damages if course.fairness == "minimax" else ():
+                shares = fairness.moved(shares, found, _POWER)
+            return {language: shares.get(language, 1.0) for language in self.source.languages}
+
+        warmup = max(steps // 10, 1) if course.warmup is None else course.warmup
+        made = healing.Healer(
+            self.student.model,
+            self._loss(weigh),
+            _From(self.source, part.start),
+            Schedule(steps, course.learning_rate, warmup, course.schedule),
+            trainer.Options(
+                at_once=course.at_once,
+                validate_every=course.validate_every or max(steps // _MEASURED, 1),
+                report_to=course.report_to,
+                name=self.job.out.name,
+                seed=course.seed,
+            ),
+            own,
+            bar,
+            self.job.tick,
+            self.damage,
+        )
+        done = own / "done.json"
+        if done.is_file():
+            bar.skip(steps)
+        else:
+            made.fit()
+            kept = made.go_back_to_best()
+            ledger.write_json(done, {"steps": made.state.global_step, "kept": kept, "lines": made.lines})
+        found = dict(ledger.read_json(done))
+        made.restore(found["kept"])
+        self.student.model.eval()
+        return found
+
+
+@dataclass(frozen=True)
+class _From:
+    """A source (see `train.tokens`) from a step on."""
+
+    source: Any
+    first: int
+
+    @property
+    def size(self) -> int:
+        """Sequences of a step."""
+        size: int = self.source.size
+        return size
+
+    def rows(self, step: int, start: int, stop: int) -> Any:
+        """Rows start to stop of a step."""
+        return self.source.rows(self.first + step, start, stop)
 
 
 class Student:
@@ -321,8 +393,8 @@ class Student:
             plain[name] = names.tensor(self.source, name)
         originals = dict(teacher.model.named_parameters(remove_duplicate=False))
         for name in tables & names.one.keys():
-            stored = self.source.tensor(names.one[name]).to(teacher.device)
-            if name not in originals or not torch.equal(originals[name], stored.float()):
+            stored = self.source.tensor(names.one[name])
+            if name not in originals or not _same(stored, originals[name]):
                 raise OnggiError(
                     f"{made}: was not made from {teacher.folder}: {name} is another. Name the model that it was made from."
                 )
@@ -393,6 +465,14 @@ class Student:
                 },
             )
         return list(files)
+
+
+def _same(stored: torch.Tensor, original: torch.Tensor) -> bool:
+    """Whether a table is the same; some rows at a time, for in fp32 all of it would be much."""
+    if stored.shape != original.shape:
+        return False
+    parts = zip(stored.split(_ROWS), original.split(_ROWS), strict=True)
+    return all(bool((part.to(own.device).float() == own).all()) for part, own in parts)
 
 
 def _layout(made: Path, source: Checkpoint) -> Any:

@@ -140,7 +140,9 @@ class QuantizeConfig:
                 "bitsandbytes' own, or --effort fast."
             )
         if self.tunes and self.embedding:
-            raise OnggiError("effort: best does not tune a model whose embedding is packed; leave --embedding out.")
+            raise OnggiError(
+                "effort: best does not tune a model whose embedding is packed; leave --embedding out."
+            )
         if self.tune != "scales" and not self.tunes:
             raise OnggiError("tune: is for --effort best.")
         if self.tune == "rounding" and (self.method == "awq" or self.scheme in ("w8a8-smooth", "fp8")):
