@@ -30,7 +30,8 @@ from onggi.stages import VERBS, DistillConfig, QuantizeConfig, distill, healing,
 from onggi.text.tokens import Tokens
 from onggi.train import trainer
 
-TAGS = ("en", "ko", "km", "ar")
+TAGS = ("en", "ko", "km", "el")
+MEASURED = (*TAGS, "ar")  # one that neither calibration nor tuning saw
 LANGUAGES = Languages(",".join(TAGS))
 IDS = torch.arange(2, 90).reshape(2, 44)
 
@@ -55,7 +56,7 @@ def sizes(folder: Path) -> dict[str, int]:
 def damage(model: Path, made: Path) -> dict[str, float]:
     """Language → mean KL of what plain `from_pretrained` loads, on some of the probe."""
     engines, found = [Engine(model), Engine(made)], {}
-    for language in TAGS:
+    for language in MEASURED:
         passages = list(text.load("probe", [language]).passages(language).values())[:6]
         both = [engine.states(passages) for engine in engines]
         states = [torch.cat([hidden for hidden, _ in own]) for own in both]
@@ -258,7 +259,7 @@ def test_a_quantised_model_recovers_in_every_language(tiny: Path, tmp_path: Path
     made = rounded(tiny, tmp_path / "w2", "w2a16-g32")
     found = distill(recovery(tiny, made, tune="rounding"), tmp_path / "healed")
     before, after = damage(tiny, made), damage(tiny, found.path)
-    assert all(after[tag] < 0.9 * before[tag] for tag in TAGS), (before, after)
+    assert all(after[tag] < 0.9 * before[tag] for tag in MEASURED), (before, after)
     assert sizes(found.path) == sizes(made)
     kept = {file.name for file in made.iterdir()} - {"stage.json"}
     assert {file.name for file in found.path.iterdir()} == kept | {"stage.json", "metrics.jsonl"}
@@ -266,7 +267,7 @@ def test_a_quantised_model_recovers_in_every_language(tiny: Path, tmp_path: Path
     about = ledger.read_json(found.path / "onggi.json")
     assert about["scheme"] == "w2a16-g32" and set(about["healed"]["parts"]) == {"scales", "rounding"}
     page = (found.path / "README.md").read_text()
-    assert page == card.quantized(about) and "| Arabic |" in page and "codes too" in page
+    assert page == card.quantized(about) and "| Greek |" in page and "codes too" in page
     lines = [json.loads(line) for line in (found.path / "metrics.jsonl").read_text().splitlines()]
     assert {line["tuned"] for line in lines} == {"scales", "rounding"}
     # Twice does nothing; and what recovered recovers further.

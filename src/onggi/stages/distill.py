@@ -24,7 +24,7 @@ from .base import Names, Plan, Stage, command, options, precision
 from .pretrain import PretrainConfig, train
 from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
-from .training import processes
+from .training import check_services, processes
 
 _REVISION = 1
 
@@ -286,6 +286,7 @@ def _recover(config: DistillConfig, job: ledger.Job) -> None:
     config.check_recovery()  # a recipe may have yet to make the quantised model when it makes the config
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise OnggiError("into: a quantised model recovers in one process; run it without torchrun.")
+    check_services(config.report_to)
     made, folder, device = Path(config.into), references.resolve(config.teacher), default_device()
     about = references.about(made)
     if "layers" not in about:

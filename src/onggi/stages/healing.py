@@ -48,8 +48,9 @@ _POWER = 0.5
 
 @dataclass(frozen=True)
 class Course:
-    """How it is done. steps: in all, of which with `rounding` the second half trains codes too; None: as many as `minutes`
-    hold. at_once: sequences of a pass. fairness: minimax has the languages' weights follow the damage held out, which is measured by `damage`.
+    """How it is done. steps: in all, of which with `rounding` the second half trains codes too; None: as many as
+    `minutes` hold. at_once: sequences of a pass. fairness: minimax has the languages' weights follow the damage held
+    out, which is measured by `damage`.
     """
 
     steps: int | None
@@ -145,8 +146,8 @@ def heal(
     damage = _Damage(teacher, held_out, course.damage, student.made_once)
     before = _kept(place / "before.json", lambda: damage.exact(student.model))
     work = _Work(job, teacher, student, source, damage, dtype, course, place)
-    total = work.steps()
     tunes: list[Tune] = ["scales"] if course.tune == "scales" else ["scales", "rounding"]
+    total = max(work.steps(), len(tunes))
     parts: dict[str, dict[str, int]] = {}
     lines: list[dict[str, Any]] = []
     with progress(f"heal {job.out.name}", total) as bar:

@@ -9,6 +9,7 @@ least. That may be the beginning.
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -141,6 +142,11 @@ def _gain(module: nn.Module) -> Tensor | None:
     return found if found.shape == weight.shape and bool(torch.isfinite(found).all()) else None
 
 
+def _worst(damage: Mapping[str, float]) -> float:
+    """Of the language that lost most; what is no number is worse than any."""
+    return max(value if math.isfinite(value) else math.inf for value in damage.values())
+
+
 class Healer(Trainer):
     """As `Trainer`. validate: model → language → damage, in nats; the weights at each measurement whose worst language lost
     less than at all before are kept in `folder`/best, and after three that did not the training ends. `go_back_to_best` then.
@@ -163,7 +169,7 @@ class Healer(Trainer):
         worst = max(found, key=found.__getitem__)
         mean = sum(found.values()) / len(found)
         say(f"Step {step}, held out: {tags.name(worst)} loses most, {found[worst]:.4f} (mean {mean:.4f}).")
-        if best is None or found[worst] < best[1]:
+        if best is None or _worst(found) < best[1]:
             if self.is_world_process_zero():
                 facts: dict[str, Any] = {"lines": 0}
                 checkpoints.save(self.folder / BEST, step, self.model, self._own_optimizer, facts, "{}")
@@ -175,7 +181,7 @@ class Healer(Trainer):
 
     def _best(self) -> tuple[int, float] | None:
         """(step, damage of its worst language) of the best measurement, the first of equals."""
-        found = [(step, max(damage.values())) for step, damage in self.damages]
+        found = [(step, _worst(damage)) for step, damage in self.damages]
         return min(found, key=lambda one: one[1]) if found else None
 
     def go_back_to_best(self) -> int:
