@@ -190,7 +190,7 @@ def test_fast_is_the_plain_solver_and_default_too_on_the_same_tokens(tiny: Path,
 @pytest.mark.parametrize(
     ("fixture", "options"),
     [
-        ("tiny_gemma", {"scheme": "w2a16-g32", "tune": "rounding", "fairness": "minimax"}),
+        ("tiny_gemma", {"scheme": "w2a16-g32", "tune": "rounding"}),
         ("tiny", {"scheme": "w3a16-g128"}),
     ],
 )
@@ -198,9 +198,9 @@ def test_best_loses_less_in_the_same_bytes(
     fixture: str, options: dict[str, Any], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     model = request.getfixturevalue(fixture)
-    made = quantize(config(model, effort="best", tokens=12_000, **options), tmp_path / "best")
+    made = quantize(config(model, effort="best", tokens=6_000, **options), tmp_path / "best")
     plain = quantize(
-        config(model, effort="fast", tokens=12_000, **options | {"tune": "scales"}), tmp_path / "fast"
+        config(model, effort="fast", tokens=6_000, **options | {"tune": "scales"}), tmp_path / "fast"
     )
     assert sizes(made.path) == sizes(plain.path)
     assert json.loads((made.path / "config.json").read_text()) == json.loads(
@@ -209,10 +209,10 @@ def test_best_loses_less_in_the_same_bytes(
     about = ledger.read_json(made.path / "onggi.json")
     noted = about["healed"]["damage"]
     assert made.record["damage"] == noted and set(noted["after"]) == set(TAGS)
-    assert max(noted["after"].values()) < 0.95 * max(noted["before"].values())
+    assert max(noted["after"].values()) < 0.98 * max(noted["before"].values())
     # On text that neither saw, loaded as anybody loads it.
     before, after = damage(model, plain.path), damage(model, made.path)
-    assert sum(after.values()) < 0.97 * sum(before.values()), (before, after)
+    assert sum(after.values()) < 0.99 * sum(before.values()), (before, after)
     page = (made.path / "README.md").read_text()
     assert page == card.quantized(about) and f"| Khmer | {noted['before']['km']:.4f} |" in page
     changed = [
