@@ -302,8 +302,11 @@ def _recover(config: DistillConfig, job: ledger.Job) -> None:
         raise OnggiError(
             "validation: a recovery ends where text held out no longer gains, and of packed text none is; name some."
         )
+    steps = config.steps or (None if config.minutes else material.once)
+    if config.tokens:
+        steps = -(-config.tokens // (material.source.size * material.length))
     course = healing.Course(
-        steps=None if config.minutes else config.steps or material.once,
+        steps=steps,
         tune=config.tune,
         minutes=config.minutes,
         learning_rate=config.learning_rate or healing.RATE,
