@@ -1,11 +1,13 @@
 """Grids: the values that a quantised weight may take, and how they are found, rounded and packed.
 
 A grid knows nothing of calibration or layers. `fit` chooses its steps, `round` the code of each
-weight, `decode` the values those codes stand for, `pack` the bytes that are stored.
+weight, `decode` the values those codes stand for, `pack` the bytes that are stored. `Learned` computes with them
+and can be trained.
 """
 
 from .float8 import Float8Grid
 from .integer import IntegerGrid
+from .learned import Learned
 from .steps import Grid, Steps
 
-__all__ = ["Float8Grid", "Grid", "IntegerGrid", "Steps"]
+__all__ = ["Float8Grid", "Grid", "IntegerGrid", "Learned", "Steps"]

@@ -43,6 +43,8 @@ def quantized(about: Mapping[str, Any]) -> str:
             lines.append(f"- the text ran short (tokens lacking): {calibration['short']}")
         if about.get("balance"):
             lines += _balance(about["balance"])
+    if about.get("healed"):
+        lines += _healed(about["healed"])
     if base.get("grid"):
         lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
     lines += _errors(about.get("layers") or ())
@@ -103,6 +105,30 @@ def _balance(balance: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _healed(healed: Mapping[str, Any]) -> list[str]:
+    """How scales were tuned end to end, and what that did to each language of the text held out."""
+    counts = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in healed["tokens"].items())
+    parts = "; ".join(
+        f"{_TUNED[name]}, {part['steps']} steps, kept as after {part['kept']}"
+        for name, part in healed["parts"].items()
+    )
+    damage = healed["damage"]
+    return [
+        f"- tuned end to end by {healed['loss']} from {healed['teacher']}: {parts} (where the worst language of text held "
+        f"out lost least); text: {healed['text']}, tokens: {counts}",
+        f"- what that did to text held out ({_DAMAGE[healed['measure']]}):",
+        "",
+        "| | before | after |",
+        "|---|---|---|",
+        *(
+            f"| {tags.name(tag)} | {value:.4f} | {damage['after'][tag]:.4f} |"
+            for tag, value in damage["before"].items()
+        ),
+        "",
+    ]
+
+
+_TUNED = {"scales": "scales and the weights of norms", "rounding": "codes too"}
 _DAMAGE = {
     "kl": "KL, nats a token",
     "kl_per_passage": "KL, nats for the same text",

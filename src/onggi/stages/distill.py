@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +17,13 @@ from ..distill import names
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import say
-from . import pretrain_plan
-from .base import Names, Plan, Stage, command
+from ..progress import release_memory, say
+from . import healing, pretrain_plan
+from .base import Names, Plan, Stage, command, precision
 from .pretrain import PretrainConfig, train
 from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
-from .training import carried_out
+from .training import Processes, carried_out, check_services
 
 _REVISION = 1
 
@@ -33,12 +36,17 @@ class DistillConfig:
     of the lesson the further its student is behind. The result is a checkpoint in bf16, with metrics.jsonl and
     curves.svg, and the share of the teacher's lead that was closed in each language. A killed run goes on from
     its last checkpoint. Several processes under torchrun each take their share of every step.
+
+    Into an artifact of `onggi quantize` it is a recovery: the model that it was made from teaches it, scales and norms
+    are tuned (--tune), and the result has the artifact's format and size, with the damage in each language before and
+    after.
     """
 
     teacher: str
     """The teacher: a model by any of its names; or a folder that `onggi capture` made, which holds the text too."""
     into: str
-    """The student to begin with: a hub id, a folder (`onggi reshape` makes small ones), package:NAME."""
+    """The student to begin with: a hub id, a folder (`onggi reshape` makes small ones), package:NAME; or a quantised
+    model that is to recover, a folder that `onggi quantize` made."""
     text: str | None = None
     """Text to learn on: a folder that `onggi pack` made; or a source as `onggi text` takes, of which each language
     gets an equal share and one passage in fifty is held out. Not the probe, which is for measuring."""
@@ -59,6 +67,9 @@ class DistillConfig:
     on_policy: float = 0.0
     """The share of sequences whose second half the student writes itself, for its teacher to judge; what it writes in
     another language is left out. For plain text and a teacher that is here; each such token costs a pass."""
+    tune: healing.Tune = "scales"
+    """Of a quantised model. scales: scales (and zeros) and the weights of norms. rounding: in the second half of the
+    steps the codes too, by straight-through rounding; it takes four times the memory."""
     fairness: Literal["balanced", "minimax"] = "balanced"
     """balanced: a token weighs the same in every language. minimax: the language whose student is furthest behind
     its teacher, on the text held out, weighs more, until none is left behind."""
@@ -72,8 +83,8 @@ class DistillConfig:
     """Tokens of one step. Default: 8192 of packed text, 1024 of plain."""
     length: int | None = None
     """Tokens of one sequence; default 256. Packed or captured text has a length already."""
-    learning_rate: float = 3e-4
-    """At its peak."""
+    learning_rate: float | None = None
+    """At its peak. Default: 3e-4; 2e-3 for a quantised model, whose scales move by shares of themselves."""
     warmup: int | None = None
     """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most."""
     schedule: Literal["cosine", "wsd"] = "cosine"
@@ -135,11 +146,37 @@ class DistillConfig:
                 "temperature: a stored teacher has the one it was captured with; leave --temperature out."
             )
         self.training  # noqa: B018 (raises for what no training can have)
+        if self.recovers:
+            self.check_recovery()
+
+    def check_recovery(self) -> None:
+        """Raises OnggiError for options that a quantised model does not go with."""
+        for name, wrong in (
+            ("teacher", self.stored),
+            ("loss", self.loss == names.SPANS),
+            ("on_policy", self.on_policy > 0),
+        ):
+            if wrong:
+                raise OnggiError(
+                    f"{name}: {self.into} is quantised, and taught by the model that it was made from, at each token of a text; "
+                    f"{getattr(self, name)} does not serve."
+                )
+        for name in ("optimizer", "weight_decay", "checkpointing", "shard"):
+            if getattr(self, name) != next(field.default for field in fields(self) if field.name == name):
+                raise OnggiError(
+                    f"{name}: is for training weights, and {self.into} is quantised; leave it out."
+                )
 
     @property
     def stored(self) -> bool:
         """Whether the teacher is a folder that `onggi capture` made."""
         return (Path(self.teacher) / names.INDEX).is_file()
+
+    @property
+    def recovers(self) -> bool:
+        """Whether the student is a quantised model."""
+        file = Path(self.into) / "config.json"
+        return file.is_file() and "quantization_config" in ledger.read_json(file)
 
     @property
     def training(self) -> PretrainConfig:
@@ -158,7 +195,7 @@ class DistillConfig:
             minutes=self.minutes,
             batch_tokens=self.batch_tokens,
             length=self.length,
-            learning_rate=self.learning_rate,
+            learning_rate=self.learning_rate or (healing.RATE if self.recovers else 3e-4),
             warmup=self.warmup,
             schedule=self.schedule,
             optimizer=self.optimizer,
@@ -219,8 +256,88 @@ def distill(config: DistillConfig, out: Path) -> Artifact:
     >>> sorted(made.record["closed"])
     ['el', 'km', 'ko']
     """
-    return carried_out(
-        STAGE, config, out, lambda job, own: train(config.training, job, own, _Distilling(config, job, own))
+    return carried_out(STAGE, config, out, lambda job, own: _distill(config, job, own))
+
+
+def _distill(config: DistillConfig, job: ledger.Job, own: Processes) -> None:
+    if config.recovers:
+        _recover(config, job)
+    elif config.tune != "scales":
+        raise OnggiError(f"tune: is for a quantised model, and {config.into} is none.")
+    else:
+        train(config.training, job, own, _Distilling(config, job, own))
+
+
+def _recover(config: DistillConfig, job: ledger.Job) -> None:
+    """Heal the quantised model that `config` names; see `healing`."""
+    from ..engines.transformers import Engine, default_device
+    from ..models import references
+    from ..report import card
+    from ..train import trainer
+    from .pretrain_text import material as material_of
+
+    config.check_recovery()  # a recipe may have yet to make the quantised model when it makes the config
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise OnggiError("into: a quantised model recovers in one process; run it without torchrun.")
+    check_services(config.report_to)
+    made, folder, device = Path(config.into), references.resolve(config.teacher), default_device()
+    about = references.about(made)
+    if "layers" not in about:
+        raise OnggiError(
+            f"into: {made} has no {references.ABOUT} that says how it was quantised; `onggi quantize` makes one that has."
+        )
+    healing.check_memory(folder, config.tune, device, "a smaller model can be recovered")
+    teacher = Engine(folder, device)
+    dtype = precision(job, config.precision, device)
+    material = material_of(config.training, teacher, made)
+    release_memory()
+    if not material.held_out:
+        raise OnggiError(
+            "validation: a recovery ends where text held out no longer gains, and of packed text none is; name some."
+        )
+    steps = config.steps or (None if config.minutes else material.once)
+    if config.tokens:
+        steps = -(-config.tokens // (material.source.size * material.length))
+    course = healing.Course(
+        steps=steps,
+        tune=config.tune,
+        minutes=config.minutes,
+        learning_rate=config.learning_rate or healing.RATE,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        loss=config.loss,
+        cross_entropy=config.cross_entropy,
+        temperature=config.temperature,
+        at_once=config.at_once or max(pretrain_plan.AT_ONCE // material.length, 1),
+        validate_every=config.validate_every,
+        fairness=config.fairness,
+        report_to=config.report_to or (),
+        seed=config.seed,
+    )
+    held_out = healing.set_apart(teacher.tokens, material.held_out)
+    healed = healing.heal(job, teacher, made, about["layers"], material.source, held_out, dtype, course)
+    tokens = material.tokens(0, sum(part["steps"] for part in healed.parts.values()))
+    note = healing.noted(healed, course, tokens, material.facts["text"], config.teacher)
+    about = {**about, "healed": note}
+    ledger.write_json(job.work / references.ABOUT, about)
+    (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
+    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in healed.lines]
+    (job.work / trainer.METRICS).write_text("".join(lines), encoding="utf-8")
+    written = [*healed.files, references.ABOUT, "README.md", trainer.METRICS]
+    # All else is as it was: configs, tokenizer, what calibrated it.
+    others = [
+        file.name
+        for file in made.iterdir()
+        if file.is_file() and not file.name.startswith(".") and file.name not in (*written, ledger.MARKER)
+    ]
+    for name in others:
+        shutil.copyfile(made / name, job.work / name)
+    job.finish(
+        [*written, *others],
+        command=command(STAGE, config, job.out),
+        tokens=tokens,
+        damage=note["damage"],
+        parts=healed.parts,
     )
 
 
@@ -450,6 +567,8 @@ def show(artifact: Artifact) -> None:
     from rich.table import Table
 
     record = artifact.record
+    if "damage" in record:
+        return _show_recovered(artifact)
     table = Table()
     columns = ("language", "tokens", "bits per byte before", "after", "teacher", "of its lead closed")
     for column in columns:
@@ -474,9 +593,27 @@ def show(artifact: Artifact) -> None:
     )
 
 
+def _show_recovered(artifact: Artifact) -> None:
+    """Print what a quantised model lost before and after, by language."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table, record = Table(), artifact.record
+    for column in ("language", "tokens", "KL held out before", "after"):
+        table.add_column(column, justify="left" if column == "language" else "right", no_wrap=True)
+    for tag, before in record["damage"]["before"].items():
+        tokens, after = record["tokens"].get(tag, 0), record["damage"]["after"][tag]
+        table.add_row(f"{tags.name(tag)} ({tag})", f"{tokens:,}", f"{before:.4f}", f"{after:.4f}")
+    Console(highlight=False).print(table)
+
+
 def plan(config: DistillConfig) -> Plan:
     """About the tokens, memory and disk: the student's training and the teacher beside it."""
     found = pretrain_plan.plan(config.training)
+    if config.recovers:
+        of = pretrain_plan.shape_of(config.teacher)
+        size = sum(file.stat().st_size for file in Path(config.into).glob("*.safetensors"))
+        return Plan(found.tokens, healing.memory(of, config.tune) if of else None, 2 * size)
     if config.stored or found.memory is None or (of := pretrain_plan.shape_of(config.teacher)) is None:
         return found
     return Plan(found.tokens, found.memory + 4 * of.parameters, found.disk)

@@ -14,7 +14,7 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_bits, quantize_text
+from . import healing, pretrain_plan, quantize_bits, quantize_text
 from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
@@ -41,6 +41,10 @@ SCHEME_NAMES: tuple[str, ...] = get_args(Scheme)
 ACTIVATIONS = ("w8a8", "w8a8-smooth", "fp8")
 LIBRARY = ("nf4", "int8")
 GPTQ_LAYOUT = ("w4a16-g128", "w4a16-g64", "w4a16-g32", "w4a16", "w8a16")
+# Calibration tokens where none are named. More than that wins little for the time it takes: bench/effort.py.
+TOKENS = {"fast": 8192, "default": 16384, "best": 32768}
+# Of the tuning of --effort best: sequences of a step, and the fewest steps.
+_SEQUENCES, _LEAST_STEPS = 4, 8
 # The scheme of the layers that an embedding of each kind goes with.
 EMBEDDING = {"w8": "w8a16", "w4-g32": "w4a16-g32"}
 
@@ -65,6 +69,13 @@ class QuantizeConfig:
     group's output error, equal weight for each language; then rounding. rtn: round to nearest, without text.
     nf4 and int8 are rounded by bitsandbytes whatever stands here. What rounds without text looks at no option
     of calibration, and says so."""
+    effort: Literal["fast", "default", "best"] = "default"
+    """What is spent on it. fast: the solver on 8192 tokens. default: on 16384. best: on 32768, and then scales and norms
+    are tuned by KL from the original on as many tokens again, as long as the worst language of text that is held out
+    gains; codes, format and size stay. It holds original and quantised model in memory."""
+    tune: healing.Tune = "scales"
+    """What best tunes. scales: scales (and zeros) and the weights of norms. rounding: afterwards the codes too, by
+    straight-through rounding; four times the memory."""
     fairness: Literal["balanced", "minimax", "none"] = "balanced"
     """How calibration treats languages. balanced: an equal share each. minimax: shares that follow the
     damage to text that is held out, so that the worst language leads; quantises up to six times. none: all
@@ -81,9 +92,9 @@ class QuantizeConfig:
     --text self 1)."""
     languages: Languages | None = None
     """Languages to calibrate on, as en,ko; default: all that the text has."""
-    tokens: int = 8192
-    """Calibration tokens in all, not per language. More help slowly: four times as many took about a
-    tenth off the damage. They take time and disk, not memory."""
+    tokens: int | None = None
+    """Calibration tokens in all, not per language. Default: by --effort. More help slowly: four times as many took
+    about a tenth off the damage. They take time and disk, not memory."""
     share: Literal["tokens", "content"] = "tokens"
     """What balanced means equal in: the same number of tokens each, or the same passages each."""
     format: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
@@ -123,8 +134,24 @@ class QuantizeConfig:
             )
         if self.text == "probe":
             raise OnggiError(quantize_text.NO_PROBE)
-        if self.tokens < 1:
+        if self.tokens is not None and self.tokens < 1:
             raise OnggiError(f"tokens: {self.tokens} is not a number of tokens.")
+        if self.tunes and (self.scheme in LIBRARY or self.method == "rtn"):
+            raise OnggiError(
+                "effort: best tunes what error feedback or awq has made on text; use --method gptq and a scheme that is not "
+                "bitsandbytes' own, or --effort fast."
+            )
+        if self.tunes and self.embedding:
+            raise OnggiError(
+                "effort: best does not tune a model whose embedding is packed; leave --embedding out."
+            )
+        if self.tune != "scales" and not self.tunes:
+            raise OnggiError("tune: is for --effort best.")
+        if self.tune == "rounding" and (self.method == "awq" or self.scheme in ("w8a8-smooth", "fp8")):
+            raise OnggiError(
+                "tune: rounding starts from the original's own weights on a grid of integers, which awq, w8a8-smooth and fp8 "
+                "do not have; tune scales."
+            )
         if self.self_share is not None and not 0 <= self.self_share <= 1:
             raise OnggiError(f"self_share: {self.self_share} is not between 0 and 1.")
         if self.text == "self" and self.self_share not in (None, 1.0):
@@ -165,6 +192,21 @@ class QuantizeConfig:
     def written(self) -> float:
         """The share of calibration tokens that the model writes itself."""
         return 1.0 if self.text == "self" else self.self_share or 0.0
+
+    @property
+    def tunes(self) -> bool:
+        """Whether scales are tuned end to end."""
+        return self.effort == "best"
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some of the text is kept from calibration, to measure damage on."""
+        return self.fairness == "minimax" or bool(self.budget) or self.tunes
+
+    @property
+    def calibration_tokens(self) -> int:
+        """Tokens to calibrate on."""
+        return TOKENS[self.effort] if self.tokens is None else self.tokens
 
     @property
     def calibrates(self) -> bool:
@@ -231,6 +273,11 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     device = default_device()
     dtype = precision(job, config.precision, device)
+    # Where what is solved is tuned afterwards, it lies apart until it is.
+    solved = job.partial / "solved" if config.tunes else job.work
+    solved.mkdir(exist_ok=True)
+    if config.tunes:
+        healing.check_memory(folder, config.tune, device, "--effort fast needs a layer at a time")
     text = quantize_text.NONE
     if config.calibrates:
         text = quantize_text.calibration(config, folder, job)
@@ -271,7 +318,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
 
     balance = None
     if config.fairness != "minimax":
-        layers = solve(calibration, job.work)
+        layers = solve(calibration, solved)
     else:
         assert calibration and text.held_out
         held_out = text.held_out
@@ -286,13 +333,13 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         )
         layers = found.layers
         for shard in found.folder.glob("model-*.safetensors"):
-            shard.replace(job.work / shard.name)
+            shard.replace(solved / shard.name)
         balance = {
             "damage": config.damage,
             "rounds": [vars(one) for one in found.rounds],
             "best": found.best,
         }
-    embedding = stream.write_rest(source, decoder, job.work, scheme if config.embedding else None, store)
+    embedding = stream.write_rest(source, decoder, solved, scheme if config.embedding else None, store)
     _say_what_is_odd(layers, decoder, source)
 
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
@@ -308,12 +355,18 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         made = compressed_tensors.quantization_config(
             layers, {one.name: one for one in used} | {scheme.name: scheme}, decoder.others(), embedding
         )
-    ledger.write_json(job.work / "config.json", source.config | {"quantization_config": made})
+    ledger.write_json(solved / "config.json", source.config | {"quantization_config": made})
     shards = {
-        stream.shard_name(i, total): checkpoints.shard_sizes(job.work / stream.shard_name(i, total))
+        stream.shard_name(i, total): checkpoints.shard_sizes(solved / stream.shard_name(i, total))
         for i in range(total + 1)
     }
-    checkpoints.write_index(job.work, shards)
+    checkpoints.write_index(solved, shards)
+    records = [vars(layer) for layer in [*layers, *embedding]]
+    tuned = None
+    if config.tunes:
+        tuned = _tune(config, job, folder, solved, records, text, dtype, device)
+        for name in ("config.json", checkpoints.INDEX):
+            shutil.copyfile(solved / name, job.work / name)
     base = references.about(folder)
     about = {
         **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
@@ -331,11 +384,13 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "serve": "vllm serve FOLDER" if vllm else None,
         "fairness": config.fairness if calibration else None,
         "balance": balance,
+        "effort": config.effort,
+        "healed": tuned,
         "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
         "precision": str(dtype).removeprefix("torch.") if calibration else None,
-        "layers": [vars(layer) for layer in [*layers, *embedding]],
+        "layers": records,
     }
     ledger.write_json(job.work / references.ABOUT, about)
     names += [*shards, checkpoints.INDEX, "config.json", references.ABOUT]
@@ -343,9 +398,44 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         shutil.copyfile(file, job.work / file.name)
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
-    made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out))
+    facts = {"damage": tuned["damage"]} if tuned else {}
+    made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out), **facts)
     _say_how_to_serve(config, job.out, vllm=vllm)
     return made_at
+
+
+def _tune(
+    config: QuantizeConfig,
+    job: ledger.Job,
+    folder: Path,
+    solved: Path,
+    records: list[dict[str, Any]],
+    text: quantize_text.Drawn,
+    dtype: Any,
+    device: Any,
+) -> dict[str, Any]:
+    """Tune what lies in `solved` and write its weights to the job's work; what to note of it."""
+    from ..engines.transformers import Engine
+    from ..train.tokens import batches
+
+    drawn = text.tuning
+    assert drawn and text.held_out
+    runs = {
+        name: [
+            row[there > 0].tolist()
+            for row, there, owner in zip(drawn.ids, drawn.weights, drawn.owner, strict=True)
+            if owner == number
+        ]
+        for number, name in enumerate(drawn.names)
+    }
+    steps = max(config.calibration_tokens // (_SEQUENCES * quantize_text.TUNED_LENGTH), _LEAST_STEPS)
+    source = batches(runs, int(drawn.ids[0, 0]), steps, _SEQUENCES, config.seed)
+    course = healing.Course(
+        steps, config.tune, fairness=config.fairness, damage=config.damage, seed=config.seed
+    )
+    teacher = Engine(folder, device)
+    healed = healing.heal(job, teacher, solved, records, source, text.held_out, dtype, course)
+    return healing.noted(healed, course, source.tokens, text.about["text"], config.model)
 
 
 def _check_shapes(model: str, source: Any, decoder: Any) -> None:
@@ -417,7 +507,7 @@ def plan(config: QuantizeConfig) -> Plan:
     from ..models import references
 
     size = references.size(config.model)
-    tokens = config.tokens if config.calibrates else 0
+    tokens = config.calibration_tokens if config.calibrates else 0
     if size is None:
         return Plan(tokens=tokens)
     # The interpreter with its libraries, one layer in three copies, its moments, the activations of one batch,
@@ -434,7 +524,12 @@ def plan(config: QuantizeConfig) -> Plan:
         held += 2 * size.vocabulary * size.hidden
     # The best round of minimax is kept while another is made.
     disk = made * (2 if config.fairness == "minimax" else 1)
-    return Plan(tokens, 450_000_000 + working + held, disk + 2 * tokens * 2 * size.hidden)
+    memory = 450_000_000 + working + held
+    if config.tunes and (shape := pretrain_plan.shape_of(config.model)):
+        memory = max(memory, healing.memory(shape, config.tune))
+        # What was solved, apart; scales and norms with their moments, in two checkpoints and as the best.
+        disk += made + (12 * size.bytes if config.tune == "rounding" else size.bytes // 4)
+    return Plan(tokens, memory, disk + 2 * tokens * 2 * size.hidden)
 
 
 _BATCH, _HELD = 1 << 26, 1 << 30

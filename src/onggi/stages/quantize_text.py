@@ -22,20 +22,23 @@ NO_PROBE = no_probe("calibration")
 # Of the passages one in so many is held out for minimax, and tokens of each language are drawn from these.
 # With a budget alone fewer: hundreds of trials each pass all of them.
 HELD_OUT, WATCHED, PARTS_WATCHED = 8, 512, 192
+# The same where just the tuning of --effort best measures on them; tokens of a sequence that it tunes on.
+TUNED, TUNED_LENGTH = 256, 256
 # What the model wrote, kept or not and why, among the files of the artifact.
 WRITTEN = "calibration.jsonl"
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """drawn: for calibration; held_out: of the same text, where minimax needs some; about: what they are from;
-    files: to go with the artifact.
+    """drawn: for calibration; held_out: of the same text, where damage is measured; about: what they are from;
+    files: to go with the artifact. tuning: drawn anew from what is not held out, where scales are tuned.
     """
 
     drawn: Calibration | None
     held_out: Calibration | None
     about: dict[str, Any]
     files: tuple[str, ...] = ()
+    tuning: Calibration | None = None
 
 
 NONE = Drawn(None, None, {})
@@ -85,8 +88,8 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             raise OnggiError(
                 "fairness: minimax weighs languages against each other; the model wrote in one alone."
             )
-    held_out = None
-    if minimax or config.budget:
+    held_out = tuning = None
+    if config.holds_out:
         passages, apart = draw.hold_out(
             passages, _own(config, len(languages))[1] if config.text == "self" else HELD_OUT
         )
@@ -99,17 +102,24 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             share="content" if config.damage == "kl_per_passage" else "tokens",
             seed=config.seed,
         )
-    drawn = balance.draw(
-        passages,
-        tokens.encode,
-        tokens.prefix,
-        config.tokens,
-        balanced=config.fairness != "none",
-        share=config.share,
-        seed=config.seed,
-        beside=written,
-        beside_share=config.written if written else 0.0,
-    )
+
+    def draw_for(seed: int, length: int) -> Calibration:
+        return balance.draw(
+            passages,
+            tokens.encode,
+            tokens.prefix,
+            config.calibration_tokens,
+            balanced=config.fairness != "none",
+            share=config.share,
+            seed=seed,
+            length=length,
+            beside=written,
+            beside_share=config.written if written else 0.0,
+        )
+
+    drawn = draw_for(config.seed, draw.LENGTH)
+    if config.tunes:
+        tuning = draw_for(config.seed + 1, TUNED_LENGTH)
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
@@ -121,20 +131,22 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             "Text in the languages that lack it (--text) would make up for it."
         )
     about = {"text": name, "licence": None if config.text == "self" else found.licence}
-    return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else ())
+    return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else (), tuning)
 
 
 def _watched(config: QuantizeConfig) -> int:
     """Tokens of each language that are held out."""
-    return WATCHED if config.fairness == "minimax" else PARTS_WATCHED
+    if config.fairness == "minimax":
+        return WATCHED
+    return PARTS_WATCHED if config.budget else TUNED
 
 
 def _own(config: QuantizeConfig, languages: int) -> tuple[int, int]:
     """Tokens that the model writes in each language, and which of its passages are held out, one in so many; 0 for
     none. It writes little, so it is a larger part of it than of a text that is there.
     """
-    each = int(config.tokens * config.written) // languages + 1
-    if config.text != "self" or not (config.fairness == "minimax" or config.budget):
+    each = int(config.calibration_tokens * config.written) // languages + 1
+    if config.text != "self" or not config.holds_out:
         return each, 0
     each += each // HELD_OUT + _watched(config)
     return each, max(2, min(HELD_OUT, each // _watched(config)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...grids import IntegerGrid, Steps
-from ...models.checkpoint import Pending, pending
+from ...models.checkpoint import Checkpoint, Pending, pending
 from ..records import Layer, kind
 from ..schemes import Scheme, activation_arguments
 
@@ -38,6 +38,23 @@ def store(name: str, scheme: Scheme, codes: Tensor, steps: Steps) -> dict[str, P
         packed = pack_to_int32(steps.zero, scheme.grid.bits, packed_dim=0)
         tensors[f"{name}.weight_zero_point"] = pending(packed)
     return tensors
+
+
+def load(source: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Steps]:
+    """Codes (rows, columns) and steps of the linear module `name`, as `store` takes them."""
+    scale = source.tensor(f"{name}.weight_scale")
+    if layout(scheme) != "pack-quantized":
+        return source.tensor(f"{name}.weight"), Steps(scale)
+    assert isinstance(scheme.grid, IntegerGrid)
+    rows, columns = source.tensor(f"{name}.weight_shape").tolist()
+    codes = scheme.grid.unpack(source.tensor(f"{name}.weight_packed"), columns)
+    if scheme.grid.symmetric:
+        return codes, Steps(scale)
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    packed, shape = source.tensor(f"{name}.weight_zero_point"), torch.Size((rows, scale.shape[1]))
+    zero = unpack_from_int32(packed, scheme.grid.bits, shape, packed_dim=0)
+    return codes, Steps(scale, zero.to(torch.int8).contiguous())
 
 
 def layout(scheme: Scheme) -> str:

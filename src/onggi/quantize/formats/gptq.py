@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import OnggiError
 from ...grids import IntegerGrid, Steps
-from ...models.checkpoint import Pending, pending
+from ...models.checkpoint import Checkpoint, Pending, pending
 from ..schemes import Scheme
 
 # What it can hold, of the schemes there are: words are filled evenly by 4 and 8 bits only.
@@ -45,6 +45,16 @@ def store(name: str, scheme: Scheme, codes: Tensor, steps: Steps) -> dict[str, P
         f"{name}.scales": pending(steps.scale.T),
         f"{name}.g_idx": pending(group),
     }
+
+
+def load(source: Checkpoint, name: str, scheme: Scheme) -> tuple[Tensor, Steps]:
+    """Codes (rows, columns) and scales of the linear module `name`, as `store` takes them."""
+    grid = scheme.grid
+    assert isinstance(grid, IntegerGrid)
+    words = source.tensor(f"{name}.qweight").T.to(torch.int64).unsqueeze(2)  # (rows, words, 1)
+    codes = (words >> torch.arange(0, 32, grid.bits)) & ((1 << grid.bits) - 1)
+    scales = source.tensor(f"{name}.scales").T.contiguous()
+    return (codes.reshape(len(codes), -1) + grid.low).to(torch.int8), Steps(scales)
 
 
 def _words(codes: Tensor, bits: int) -> Tensor:
