@@ -13,7 +13,7 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_bits, quantize_text
+from . import quantize_bits, quantize_gguf, quantize_text
 from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
@@ -34,6 +34,29 @@ Scheme = Literal[
     "int8",
 ]
 SCHEME_NAMES: tuple[str, ...] = get_args(Scheme)
+Format = Literal[
+    "compressed-tensors",
+    "gptq",
+    "gguf:Q4_K_M",
+    "gguf:Q4_K_S",
+    "gguf:Q8_0",
+    "gguf:Q6_K",
+    "gguf:Q5_K_M",
+    "gguf:Q5_K_S",
+    "gguf:Q5_1",
+    "gguf:Q5_0",
+    "gguf:Q4_1",
+    "gguf:Q4_0",
+    "gguf:IQ4_NL",
+    "gguf:IQ4_XS",
+    "gguf:Q3_K_L",
+    "gguf:Q3_K_M",
+    "gguf:Q3_K_S",
+    "gguf:Q2_K",
+    "gguf:BF16",
+    "gguf:F16",
+    "gguf:F32",
+]
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -84,9 +107,10 @@ class QuantizeConfig:
     tenth off the damage. They take time and disk, not memory."""
     share: Literal["tokens", "content"] = "tokens"
     """What balanced means equal in: the same number of tokens each, or the same passages each."""
-    format: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+    format: Format = "compressed-tensors"
     """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
-    of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel."""
+    of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel. gguf:TYPE: one file,
+    model.gguf, for llama.cpp, Ollama and LM Studio, its types as llama-quantize's of that name."""
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
@@ -140,6 +164,8 @@ class QuantizeConfig:
             )
         if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
+        if quantize_gguf.kind(self):
+            quantize_gguf.check(self)
         if self.budget:
             quantize_bits.check(self)
         elif (self.choices, self.objective) != (_CHOICES, "worst"):
@@ -167,6 +193,8 @@ class QuantizeConfig:
     @property
     def calibrates(self) -> bool:
         """Whether text is needed."""
+        if quantize_gguf.kind(self) in quantize_gguf.PLAIN:
+            return False
         return self.scheme not in LIBRARY and (self.method != "rtn" or self.scheme == "w8a8-smooth")
 
 
@@ -204,7 +232,7 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
 
     transformers_logging.disable_progress_bar()
     with job:
-        return _quantize(config, job)
+        return (quantize_gguf.quantize if quantize_gguf.kind(config) else _quantize)(config, job)
 
 
 def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
@@ -369,7 +397,7 @@ def _say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
 
     smaller: dict[int, set[int]] = {}
     for layer in layers:
-        wanted = SCHEMES[layer.scheme].group
+        wanted = SCHEMES[layer.scheme].group if layer.scheme in SCHEMES else None
         if wanted and layer.group and layer.group != wanted:
             smaller.setdefault(wanted, set()).add(layer.group)
     for wanted, groups in smaller.items():
@@ -421,9 +449,10 @@ def plan(config: QuantizeConfig) -> Plan:
     working = 3 * size.layer_bytes + 12 * size.widest**2 + batch * 4 * 2 * (4 * size.widest + 3 * size.hidden)
     held = min(2 * tokens * 4 * size.hidden, _HELD)
     budget = quantize_bits.parse(config.budget) if config.budget else None
-    bits = budget.bits if budget and budget.bits else _bits(config.scheme)
+    kind = quantize_gguf.kind(config)
+    bits = budget.bits if budget and budget.bits else quantize_gguf.bits(kind) if kind else _bits(config.scheme)
     saved = 1 - bits / 16  # of a model in 16 bits
-    made = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
+    made = size.bytes - int((size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved)
     made = budget.bytes if budget and budget.bytes else made
     if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden
