@@ -61,7 +61,9 @@ class BlockGrid:
     def width(self, columns: int) -> int:
         """Columns that share a scale; ValueError where rows are not made of whole blocks."""
         if columns % self.block:
-            raise ValueError(f"{columns} input columns are not a multiple of {self.name}'s block of {self.block}")
+            raise ValueError(
+                f"{columns} input columns are not a multiple of {self.name}'s block of {self.block}"
+            )
         return self.group
 
     def fit(self, weight: Tensor, importance: Tensor | None = None, *, search: bool = True) -> Steps:
@@ -361,9 +363,7 @@ class _Nested:
             e, r = (self.m * self.m * one).sum(1, keepdim=True), (self.m * w).sum(1, keepdim=True)
             determinant = a * e - b * b
             solvable = determinant > 1e-6 * a * e
-            d = torch.where(
-                solvable, (p * e - b * r) / determinant.clamp_min(1e-30), p / a.clamp_min(1e-30)
-            )
+            d = torch.where(solvable, (p * e - b * r) / determinant.clamp_min(1e-30), p / a.clamp_min(1e-30))
             dmin = torch.where(solvable, (d * b - r) / e.clamp_min(1e-30), 0.0)
             alone = (dmin < 0) | (d <= 0)
             d = torch.where(alone, (p / a.clamp_min(1e-30)).clamp_min(0), d)

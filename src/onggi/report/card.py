@@ -99,7 +99,11 @@ def _library(about: Mapping[str, Any]) -> str:
 def _scheme(name: str, about: Mapping[str, Any]) -> str:
     """A scheme's name in words."""
     if types := about.get("types"):
-        words = "tensors by type: " + ", ".join(f"{count} × {kind}" for kind, count in types.items())
+        words = ""
+        if bits := about.get("bits"):
+            worst = "the worst language" if bits["objective"] == "worst" else "the mean"
+            words = f"{bits['bits_per_weight']:.3f} bits a weight, chosen for the least damage of {worst}; "
+        words += "tensors by type: " + ", ".join(f"{count} × {kind}" for kind, count in types.items())
         if fallen := about.get("fallback"):
             told = ", ".join(f"{change} ({count})" for change, count in fallen.items())
             words += f"; of rows that are not whole blocks of 256: {told}"

@@ -17,7 +17,7 @@ from . import quantize_bits, quantize_gguf, quantize_text
 from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
-_CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
+_CHOICES = quantize_bits.CHOICES
 Scheme = Literal[
     "w4a16-g128",
     "w4a16-g64",
@@ -37,6 +37,7 @@ SCHEME_NAMES: tuple[str, ...] = get_args(Scheme)
 Format = Literal[
     "compressed-tensors",
     "gptq",
+    "gguf",
     "gguf:Q4_K_M",
     "gguf:Q4_K_S",
     "gguf:Q8_0",
@@ -57,6 +58,11 @@ Format = Literal[
     "gguf:F16",
     "gguf:F32",
 ]
+# The types of GGUF that say a size for another mixture of types.
+Like = Literal[
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S",
+    "Q2_K",
+]  # fmt: skip
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -110,7 +116,8 @@ class QuantizeConfig:
     format: Format = "compressed-tensors"
     """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
     of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel. gguf:TYPE: one file,
-    model.gguf, for llama.cpp, Ollama and LM Studio, its types as llama-quantize's of that name."""
+    model.gguf, for llama.cpp, Ollama and LM Studio, its types as llama-quantize's of that name; gguf: types mixed by
+    --budget or --like."""
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
@@ -118,8 +125,11 @@ class QuantizeConfig:
     """Mix bits instead of one --scheme: bits of a quantised weight with its scales (4.25), or the size of all files
     (190MB). What each part of the model costs each language is measured first, some minutes for a small model,
     once: another budget reuses it."""
+    like: Like | None = None
+    """For a GGUF instead of --budget: the size of a file of this type, with the types chosen by what they cost."""
     choices: Names = _CHOICES
-    """What a budget picks among for each part: symmetric schemes of weights alone."""
+    """What a budget picks among for each part: symmetric schemes of weights alone; for a GGUF its types (default:
+    Q2_K,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,Q8_0)."""
     objective: Literal["worst", "mean"] = "worst"
     """What a budget minimises: the damage of the language that pays most, or the mean; the price of each is said."""
     damping: float = 0.01
@@ -162,13 +172,15 @@ class QuantizeConfig:
                 f"fairness: minimax moves the languages' shares in error feedback, and {self.scheme} by {self.method} "
                 "has none; use --method gptq."
             )
-        if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
+        if self.damage != "kl" and self.fairness != "minimax" and not self.mixes:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
         if quantize_gguf.kind(self):
             quantize_gguf.check(self)
-        if self.budget:
+        elif self.like:
+            raise OnggiError(f"like: {self.like} is a type of GGUF; ask for one with --format gguf.")
+        elif self.budget:
             quantize_bits.check(self)
-        elif (self.choices, self.objective) != (_CHOICES, "worst"):
+        if not self.mixes and (self.choices, self.objective) != (_CHOICES, "worst"):
             raise OnggiError("choices: these and --objective are for --budget; give one, as --budget 4.25.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
@@ -189,6 +201,11 @@ class QuantizeConfig:
     def written(self) -> float:
         """The share of calibration tokens that the model writes itself."""
         return 1.0 if self.text == "self" else self.self_share or 0.0
+
+    @property
+    def mixes(self) -> bool:
+        """Whether each part of the model gets a choice of its own."""
+        return bool(self.budget or self.like)
 
     @property
     def calibrates(self) -> bool:
@@ -450,9 +467,13 @@ def plan(config: QuantizeConfig) -> Plan:
     held = min(2 * tokens * 4 * size.hidden, _HELD)
     budget = quantize_bits.parse(config.budget) if config.budget else None
     kind = quantize_gguf.kind(config)
-    bits = budget.bits if budget and budget.bits else quantize_gguf.bits(kind) if kind else _bits(config.scheme)
+    bits = (
+        budget.bits if budget and budget.bits else quantize_gguf.bits(kind) if kind else _bits(config.scheme)
+    )
     saved = 1 - bits / 16  # of a model in 16 bits
-    made = size.bytes - int((size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved)
+    made = size.bytes - int(
+        (size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved
+    )
     made = budget.bytes if budget and budget.bytes else made
     if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden

@@ -15,7 +15,7 @@ from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_text
+from . import quantize_bits, quantize_gguf_bits, quantize_text
 
 if TYPE_CHECKING:
     from ..models.gguf.writing import Description
@@ -44,12 +44,15 @@ _TURNS = {
 
 
 def kind(config: QuantizeConfig) -> str | None:
-    """The type that a GGUF is asked for in; None where another format is."""
-    return config.format.removeprefix(PREFIX) if config.format.startswith(PREFIX) else None
+    """The type that a GGUF is asked for in, `mixed` for one by a budget; None where another format is."""
+    if config.format != "gguf" and not config.format.startswith(PREFIX):
+        return None
+    return "mixed" if config.mixes else config.format.removeprefix(PREFIX)
 
 
 def bits(name: str) -> float:
-    """About the bits of a weight in a file of a name."""
+    """About the bits of a weight in a file of a name; of a mixture by a budget as of Q4_K_M."""
+    name = "Q4_K_M" if name == "mixed" else name
     return BITS[name] if name in BITS else BITS["_".join(name.split("_")[:2])]
 
 
@@ -65,10 +68,36 @@ def check(config: QuantizeConfig) -> None:
         raise OnggiError(
             "embedding: a GGUF's type says how embedding and head are rounded; leave --embedding out."
         )
-    if config.budget:
-        raise OnggiError("budget: is not for GGUF yet; choose a type, as --format gguf:Q4_K_M.")
+    if config.format == "gguf" and not config.mixes:
+        raise OnggiError(
+            "format: gguf alone says no size; write a type, as gguf:Q4_K_M, or give --budget or --like."
+        )
+    if config.mixes:
+        _check_mix(config)
     if kind(config) in PLAIN and (config.fairness == "minimax" or config.self_share):
-        raise OnggiError(f"format: {config.format} rounds to plain numbers, and needs neither text nor shares.")
+        raise OnggiError(
+            f"format: {config.format} rounds to plain numbers, and needs neither text nor shares."
+        )
+
+
+def _check_mix(config: QuantizeConfig) -> None:
+    if config.budget and config.like:
+        raise OnggiError("like: --budget and --like both say a size; give one.")
+    if config.budget:
+        quantize_bits.parse(config.budget)
+    if config.method != "gptq":
+        raise OnggiError(
+            f"{'like' if config.like else 'budget'}: types are given by what they cost on text; "
+            f"{config.method} does not serve."
+        )
+    if config.choices != quantize_bits.CHOICES:
+        for name in config.choices:
+            if name not in BITS or name in PLAIN:
+                raise OnggiError(
+                    f"choices: {name} is no type that a GGUF is mixed of; as in {quantize_gguf_bits.CHOICES}."
+                )
+        if len(config.choices) < 2:
+            raise OnggiError("choices: one is no choice; name two or more.")
 
 
 def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
@@ -98,8 +127,13 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     release_memory()
     decoder = skeleton(folder, dtype)
     _check_shapes(config.model, source, decoder)
-    kinds = gguf.chosen_types(described, mixture, calibrated=text.drawn is not None)
-    fallen = _say_what_fell_back(described, mixture, kinds, calibrated=text.drawn is not None)
+    mixed = None
+    if config.mixes:
+        kinds, mixed = quantize_gguf_bits.allocate(config, job, described, folder, dtype, device, text)
+        fallen: dict[str, int] = {}
+    else:
+        kinds = gguf.chosen_types(described, mixture, calibrated=text.drawn is not None)
+        fallen = _say_what_fell_back(described, mixture, kinds, calibrated=text.drawn is not None)
     layers, balance = _layers(config, job, described, kinds, folder, dtype, device, text)
     _say_what_is_odd(layers, decoder, source)
     outside = _outside(config, job, described, kinds, device)
@@ -138,6 +172,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "base": {"name": name, "source": config.model, "grid": base.get("grid")},
         "made_by": "onggi quantize",
         "scheme": mixture,
+        "bits": mixed,
         "format": "gguf",
         "types": dict(Counter(kinds[theirs] for theirs in described.names.values()).most_common()),
         "fallback": fallen,
@@ -154,6 +189,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     ledger.write_json(job.work / references.ABOUT, about)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     names = [gguf.FILE, MODELFILE, references.ABOUT, "README.md", *text.files]
+    names += [quantize_bits.MATRIX, quantize_bits.FIGURE] if mixed else []
     for pattern in ("LICENSE*", "NOTICE*"):
         for file in sorted(folder.glob(pattern)):
             shutil.copyfile(file, job.work / file.name)
@@ -371,4 +407,6 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, name: str, *, chats: bo
     say(f"llama.cpp: llama-server -m {file}   (or: llama-cli -m {file}{' -cnv' if chats else ' -no-cnv'})")
     say(f"Ollama: ollama create {shlex.quote(name)} -f {shlex.quote(str(out / MODELFILE))}")
     say(f"vLLM: vllm serve {file} --tokenizer {shlex.quote(config.model)}")
-    say(f"What it costs in each language: onggi evaluate {shlex.quote(str(out))} --reference {config.model} …")
+    say(
+        f"What it costs in each language: onggi evaluate {shlex.quote(str(out))} --reference {config.model} …"
+    )

@@ -250,7 +250,9 @@ def _cut(file: Path, whole: Mapping[str, Any]) -> str:
     at_once = bool(whole["model"].get("ignore_merges"))
     last = steps[-1]
     if last["type"] == "ByteLevel" and last.get("add_prefix_space"):
-        raise OnggiError(f"{file}: puts a space before every text, which llama.cpp's byte-level BPE does not.")
+        raise OnggiError(
+            f"{file}: puts a space before every text, which llama.cpp's byte-level BPE does not."
+        )
     name = None
     if [step["type"] for step in steps] == ["ByteLevel"] and last.get("use_regex", True):
         name = "gpt-2"

@@ -77,7 +77,11 @@ def write(
         entries = described.source.entries
         for tensor, theirs in described.names.items():
             shape, kind = entries[tensor].shape, kinds[theirs]
-            row = shape[-1] * PLAIN[kind] if kind in PLAIN else shape[-1] // BLOCKS[kind].block * BLOCKS[kind].bytes
+            row = (
+                shape[-1] * PLAIN[kind]
+                if kind in PLAIN
+                else shape[-1] // BLOCKS[kind].block * BLOCKS[kind].bytes
+            )
             bytes_ = (*shape[:-1], row)
             size = int(np.prod(bytes_))
             raw = gguf.GGMLQuantizationType[kind]
