@@ -1,6 +1,6 @@
 """A folder as GGUF: read again it is the same model, to llama.cpp it is the same text, and what it cannot be is said.
 
-The families and texts are those of `test_gguf`, whose files are read the other way.
+The families and texts are those of `gguf_families`, whose files test_gguf reads the other way.
 """
 
 import json
@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from test_gguf import GEMMA, LLAMA3, ODD, QWEN2, TEXTS, TINY, Llama, assert_same_tokens, fuzz
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import conftest
+from gguf_families import GEMMA, LLAMA3, ODD, QWEN2, TEXTS, TINY, Llama, assert_same_tokens, fuzz
 from onggi.errors import OnggiError
 from onggi.models import gguf as reading
 from onggi.models.gguf import container, writing
@@ -148,7 +148,11 @@ REFUSED = {
     "another kind": ("qwen3", unigram, "is a Unigram vocabulary"),
     "changes text": ("qwen3", lowercase, "changes text by Lowercase"),
     "an unknown cut": ("qwen3", unknown_cut, "in a way that llama.cpp has no name for"),
-    "merges out of order": ("gemma", spoilt(swap_merges), "early from one pair of pieces and late from another"),
+    "merges out of order": (
+        "gemma",
+        spoilt(swap_merges),
+        "early from one pair of pieces and late from another",
+    ),
     "a merge left out": ("gemma", spoilt(drop_merge), "does not merge"),
     "more tokens than rows": (
         "gemma",

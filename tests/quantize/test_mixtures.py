@@ -26,9 +26,7 @@ def gemma(layers: int = 18) -> dict[str, tuple[int, ...]]:
     found: dict[str, tuple[int, ...]] = {"token_embd.weight": (262144, 640), "output_norm.weight": (640,)}
     for index in range(layers):
         found |= {f"blk.{index}.{kind}.weight": shape for kind, shape in LINEARS.items()}
-        found |= {
-            f"blk.{index}.{kind}_norm.weight": (640,) for kind in ("attn", "attn_q", "post_ffw", "ffn")
-        }
+        found |= {f"blk.{index}.{kind}_norm.weight": (640,) for kind in ("attn", "attn_q", "post_ffw", "ffn")}
     return found
 
 
@@ -84,7 +82,14 @@ def test_mixtures_of_whole_blocks() -> None:
 
 
 def test_rows_that_do_not_fit_take_no_more_bytes_than_theirs() -> None:
-    theirs = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0", "IQ4_XS": "IQ4_NL"}
+    theirs = {
+        "Q2_K": "Q4_0",
+        "Q3_K": "Q4_0",
+        "Q4_K": "Q5_0",
+        "Q5_K": "Q5_1",
+        "Q6_K": "Q8_0",
+        "IQ4_XS": "IQ4_NL",
+    }
     for wanted, took in theirs.items():
         ours = mixtures.fitting(wanted, 640)
         assert BLOCKS[ours].bytes == BLOCKS[took].bytes and BLOCKS[ours].block == 32

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,15 +155,13 @@ def test_what_cannot_be_expressed_is_refused_before_the_work(tiny: Path, tmp_pat
 
 
 def test_ollama_is_told_how_turns_are_written(tmp_path: Path) -> None:
-    class Described:
-        metadata = {
-            "tokenizer.chat_template": "{{ '<|im_start|>' }}",
-            "tokenizer.ggml.tokens": ["<|endoftext|>", "<|im_end|>", "버"],
-            "tokenizer.ggml.token_type": [3, 3, 1],
-            "tokenizer.ggml.eos_token_id": 1,
-        }
-
-    described: Any = Described()
+    metadata = {
+        "tokenizer.chat_template": "{{ '<|im_start|>' }}",
+        "tokenizer.ggml.tokens": ["<|endoftext|>", "<|im_end|>", "버"],
+        "tokenizer.ggml.token_type": [3, 3, 1],
+        "tokenizer.ggml.eos_token_id": 1,
+    }
+    described: Any = SimpleNamespace(metadata=metadata)
     assert quantize_gguf._modelfile(tmp_path / "Modelfile", described, {"terms": "Terms."})
     text = (tmp_path / "Modelfile").read_text()
     assert 'PARAMETER stop "<|im_end|>"' in text and "<|im_start|>{{ .Role }}" in text
