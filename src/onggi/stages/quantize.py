@@ -475,7 +475,7 @@ def plan(config: QuantizeConfig) -> Plan:
         (size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved
     )
     made = budget.bytes if budget and budget.bytes else made
-    if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
+    if config.fairness == "minimax" or config.mixes:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden
     # The best round of minimax is kept while another is made.
     disk = made * (2 if config.fairness == "minimax" else 1)
