@@ -83,7 +83,7 @@ def test_llama_cpp_cuts_text_as_transformers(name: str, tmp_path: Path) -> None:
 
 
 def test_the_tokenizers_of_tests_and_of_ours_are_known(tiny_gemma: Path, tmp_path: Path) -> None:
-    """Byte-level BPE with a start token, and one with holes among its ids filled."""
+    """Byte-level BPE with a start token, the windows in a pattern of their own."""
     shutil.copytree(tiny_gemma, tmp_path / "model")
     described = writing.describe(tmp_path / "model")
     assert described.metadata["tokenizer.ggml.pre"] == "gpt-2"
