@@ -5,9 +5,10 @@ weight, `decode` the values those codes stand for, `pack` the bytes that are sto
 and can be trained.
 """
 
+from .blocks import BLOCKS, BlockGrid
 from .float8 import Float8Grid
 from .integer import IntegerGrid
 from .learned import Learned
 from .steps import Grid, Steps
 
-__all__ = ["Float8Grid", "Grid", "IntegerGrid", "Learned", "Steps"]
+__all__ = ["BLOCKS", "BlockGrid", "Float8Grid", "Grid", "IntegerGrid", "Learned", "Steps"]

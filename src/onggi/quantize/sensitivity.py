@@ -132,14 +132,20 @@ class _Trials:
         units: list[Unit] = []
         states: list[tuple[Tensor, bool]] = []
         damages: list[dict[str, float]] = []
+        trials: dict[str, dict[str, int]] = {}  # first module of a group → scheme → its place in `damages`
         for names in groups:
             linears: list[Any] = [modules[name] for name in names]
             originals = [tensors[f"{name}.weight"] for name in names]
             stacked = torch.cat(originals)
-            bits = {}
+            bits: dict[str, float] = {}
             for choice in choices:
                 own = choice.for_columns(stacked.shape[1])
                 assert own.grid
+                bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
+                # Two choices may be the same in rows of this width: tried once.
+                if own.name in trials.setdefault(names[0], {}):
+                    continue
+                trials[names[0]][own.name] = len(damages) + len(states)
                 try:
                     found = solver.solve(
                         stacked,
@@ -159,16 +165,16 @@ class _Trials:
                     states.clear()
                 for linear, value in zip(linears, originals, strict=True):
                     linear.weight.data.copy_(value)
-                bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
             full = [walk.names.one[f"{place}{name}.weight"].removesuffix(".weight") for name in names]
             units.append(Unit(index, full, stacked.numel(), {}, bits))
         drop(layer)
         if states:
             damages += self._damages(index, states)
-        each = iter(damages)
-        for unit in units:
+        for unit, names in zip(units, groups, strict=True):
+            columns = modules[names[0]].in_features
             for choice in choices:
-                unit.damage[choice.name] = next(each)
+                tried = trials[names[0]][choice.for_columns(columns).name]
+                unit.damage[choice.name] = dict(damages[tried])
         return units
 
     def nats(self) -> dict[str, float]:

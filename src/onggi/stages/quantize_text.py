@@ -127,7 +127,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     if config.written and drawn.short:
         got = sum(drawn.counts.values())
         say(
-            f"These are {got:,} of the {config.tokens:,} tokens asked for: the model wrote too little that serves. "
+            f"These are {got:,} of the {config.calibration_tokens:,} tokens asked for: the model wrote too little that serves. "
             "Text in the languages that lack it (--text) would make up for it."
         )
     about = {"text": name, "licence": None if config.text == "self" else found.licence}
@@ -138,7 +138,7 @@ def _watched(config: QuantizeConfig) -> int:
     """Tokens of each language that are held out."""
     if config.fairness == "minimax":
         return WATCHED
-    return PARTS_WATCHED if config.budget else TUNED
+    return PARTS_WATCHED if config.mixes else TUNED
 
 
 def _own(config: QuantizeConfig, languages: int) -> tuple[int, int]:
