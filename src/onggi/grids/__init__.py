@@ -4,8 +4,9 @@ A grid knows nothing of calibration or layers. `fit` chooses its steps, `round` 
 weight, `decode` the values those codes stand for, `pack` the bytes that are stored.
 """
 
+from .blocks import BLOCKS, BlockGrid
 from .float8 import Float8Grid
 from .integer import IntegerGrid
 from .steps import Grid, Steps
 
-__all__ = ["Float8Grid", "Grid", "IntegerGrid", "Steps"]
+__all__ = ["BLOCKS", "BlockGrid", "Float8Grid", "Grid", "IntegerGrid", "Steps"]

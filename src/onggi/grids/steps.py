@@ -10,15 +10,21 @@ from torch import Tensor
 
 class Steps(NamedTuple):
     """scale: (rows, groups) in the dtype that is stored. zero: the same shape, int8, the code that stands
-    for 0; None on a grid where that is code 0.
+    for 0; None on a grid where that is code 0. stored: where a file holds other numbers than these (a scale
+    of scales and their codes), what it holds, each with rows first; `scale` and `zero` are then fp32.
     """
 
     scale: Tensor
     zero: Tensor | None = None
+    stored: tuple[Tensor, ...] = ()
 
     def rows(self, index: slice) -> Steps:
         """Of some rows."""
-        return Steps(self.scale[index], None if self.zero is None else self.zero[index])
+        return Steps(
+            self.scale[index],
+            None if self.zero is None else self.zero[index],
+            tuple(one[index] for one in self.stored),
+        )
 
 
 class Grid(Protocol):

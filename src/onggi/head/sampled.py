@@ -41,10 +41,12 @@ def drawn(hidden: Tensor, head: Head, count: int, seed: int) -> Tensor:
     return torch.cat(found) if found else torch.zeros(0, count, dtype=torch.int64)
 
 
-def drawn_kl(before: Tensor, after: Tensor, head: Head, tokens: Tensor) -> Tensor:
+def drawn_kl(before: Tensor, after: Tensor, head: Head, tokens: Tensor, other: Head | None = None) -> Tensor:
     """KL(before ‖ after) in nats at each position, (positions,) fp32, estimated on `tokens` (positions,
-    count) that were `drawn` from `before`. before, after: (positions, hidden size), through the same head.
+    count) that were `drawn` from `before`. before, after: (positions, hidden size), through the same head, or
+    the second through `other`.
     """
+    other = other or head
     if not before.shape == after.shape or len(tokens) != len(before):
         raise ValueError(
             f"states {tuple(before.shape)}, {tuple(after.shape)} and {len(tokens)} rows of tokens."
@@ -52,8 +54,9 @@ def drawn_kl(before: Tensor, after: Tensor, head: Head, tokens: Tensor) -> Tenso
     step = max(1, _ROOM // (tokens.shape[1] * head.weight.shape[1]))
     found = []
     for first, second, own in zip(before.split(step), after.split(step), tokens.split(step), strict=True):
-        rows = head.weight[own].float()  # (positions, count, hidden)
-        x = head.finished(torch.einsum("ph,pch->pc", second.float(), rows), own)
+        rows = other.weight[own].float()  # (positions, count, hidden)
+        x = other.finished(torch.einsum("ph,pch->pc", second.float(), rows), own)
+        rows = rows if other is head else head.weight[own].float()
         x -= head.finished(torch.einsum("ph,pch->pc", first.float(), rows), own)
         x = x.double()
         found.append((x.logsumexp(-1) - math.log(x.shape[1]) - x.mean(-1)).clamp_min(0).float())

@@ -126,14 +126,20 @@ class _Trials:
         modules = dict(layer.named_modules())
         units: list[Unit] = []
         states: list[tuple[Tensor, bool]] = []
+        trials: dict[str, dict[str, int]] = {}  # first module of a group → scheme → its place in `states`
         for names in groups:
             linears: list[Any] = [modules[name] for name in names]
             originals = [tensors[f"{name}.weight"] for name in names]
             stacked = torch.cat(originals)
-            bits = {}
+            bits: dict[str, float] = {}
             for choice in choices:
                 own = choice.for_columns(stacked.shape[1])
                 assert own.grid
+                bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
+                # Two choices may be the same in rows of this width: tried once.
+                if own.name in trials.setdefault(names[0], {}):
+                    continue
+                trials[names[0]][own.name] = len(states)
                 try:
                     found = solver.solve(
                         stacked,
@@ -150,14 +156,15 @@ class _Trials:
                 states.append(self._excursion(index))
                 for linear, value in zip(linears, originals, strict=True):
                     linear.weight.data.copy_(value)
-                bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
             full = [walk.names.one[f"{place}{name}.weight"].removesuffix(".weight") for name in names]
             units.append(Unit(index, full, stacked.numel(), {}, bits))
         drop(layer)
-        ends = self._to_the_end(index, states)
-        for unit in units:
+        found = [self._damage(end) for end in self._to_the_end(index, states)]
+        for unit, names in zip(units, groups, strict=True):
+            columns = modules[names[0]].in_features
             for choice in choices:
-                unit.damage[choice.name] = self._damage(next(ends))
+                tried = trials[names[0]][choice.for_columns(columns).name]
+                unit.damage[choice.name] = dict(found[tried])
         return units
 
     def _fill(self, index: int) -> dict[str, Tensor]:

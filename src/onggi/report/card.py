@@ -21,11 +21,15 @@ def quantized(about: Mapping[str, Any]) -> str:
         *_metadata(about, "quantized", calibration, [_library(about), about["scheme"]]),
         f"# {base['name']} {about['scheme']}",
         "",
-        f"{base['name']} ({base['source']}), the linear weights of its decoder layers quantised by onggi.",
+        f"{base['name']} ({base['source']}), "
+        + ("" if about["format"] == "gguf" else "the linear weights of its decoder layers ")
+        + "quantised by onggi.",
         "",
         f"- scheme: {about['scheme']} ({_scheme(about['scheme'], about)}); "
         + (
-            "embedding and output head the same, norms as in the base"
+            "embedding and output head too, norms as in the base"
+            if about["format"] == "gguf"
+            else "embedding and output head the same, norms as in the base"
             if about.get("embedding")
             else "embedding, norms and output head are as in the base"
         ),
@@ -89,11 +93,21 @@ _NOT_SERVED = "It loads in transformers; it is not made for vLLM."
 def _library(about: Mapping[str, Any]) -> str:
     """What reads the checkpoint's layout, as the hub tags it."""
     layout = about.get("format", "")
-    return layout if layout in ("gptq", "bitsandbytes") else "compressed-tensors"
+    return layout if layout in ("gptq", "bitsandbytes", "gguf") else "compressed-tensors"
 
 
 def _scheme(name: str, about: Mapping[str, Any]) -> str:
     """A scheme's name in words."""
+    if types := about.get("types"):
+        words = ""
+        if bits := about.get("bits"):
+            worst = "the worst language" if bits["objective"] == "worst" else "the mean"
+            words = f"{bits['bits_per_weight']:.3f} bits a weight, chosen for the least damage of {worst}; "
+        words += "tensors by type: " + ", ".join(f"{count} × {kind}" for kind, count in types.items())
+        if fallen := about.get("fallback"):
+            told = ", ".join(f"{change} ({count})" for change, count in fallen.items())
+            words += f"; of rows that are not whole blocks of 256: {told}"
+        return words
     if bits := about.get("bits"):
         parts = ", ".join(f"{count} × {choice}" for choice, count in bits["modules"].items() if count)
         return (

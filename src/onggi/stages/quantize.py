@@ -13,11 +13,11 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_bits, quantize_text
+from . import quantize_bits, quantize_gguf, quantize_text
 from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
-_CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
+_CHOICES = quantize_bits.CHOICES
 Scheme = Literal[
     "w4a16-g128",
     "w4a16-g64",
@@ -34,6 +34,35 @@ Scheme = Literal[
     "int8",
 ]
 SCHEME_NAMES: tuple[str, ...] = get_args(Scheme)
+Format = Literal[
+    "compressed-tensors",
+    "gptq",
+    "gguf",
+    "gguf:Q4_K_M",
+    "gguf:Q4_K_S",
+    "gguf:Q8_0",
+    "gguf:Q6_K",
+    "gguf:Q5_K_M",
+    "gguf:Q5_K_S",
+    "gguf:Q5_1",
+    "gguf:Q5_0",
+    "gguf:Q4_1",
+    "gguf:Q4_0",
+    "gguf:IQ4_NL",
+    "gguf:IQ4_XS",
+    "gguf:Q3_K_L",
+    "gguf:Q3_K_M",
+    "gguf:Q3_K_S",
+    "gguf:Q2_K",
+    "gguf:BF16",
+    "gguf:F16",
+    "gguf:F32",
+]
+# The types of GGUF that say a size for another mixture of types.
+Like = Literal[
+    "Q8_0", "Q6_K", "Q5_K_M", "Q5_K_S", "Q4_K_M", "Q4_K_S", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K_L", "Q3_K_M", "Q3_K_S",
+    "Q2_K",
+]  # fmt: skip
 # The schemes whose activations are quantised as well, those that bitsandbytes makes by itself, and those that
 # the GPTQ layout can hold: as in quantize/schemes.py and quantize/formats/gptq.py (tests compare them; importing
 # them here would import torch for --help).
@@ -84,9 +113,11 @@ class QuantizeConfig:
     tenth off the damage. They take time and disk, not memory."""
     share: Literal["tokens", "content"] = "tokens"
     """What balanced means equal in: the same number of tokens each, or the same passages each."""
-    format: Literal["compressed-tensors", "gptq"] = "compressed-tensors"
+    format: Format = "compressed-tensors"
     """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
-    of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel."""
+    of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel. gguf:TYPE: one file,
+    model.gguf, for llama.cpp, Ollama and LM Studio, its types as llama-quantize's of that name; gguf: types mixed by
+    --budget or --like."""
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
@@ -94,8 +125,11 @@ class QuantizeConfig:
     """Mix bits instead of one --scheme: bits of a quantised weight with its scales (4.25), or the size of all files
     (190MB). What each part of the model costs each language is measured first, some minutes for a small model,
     once: another budget reuses it."""
+    like: Like | None = None
+    """For a GGUF instead of --budget: the size of a file of this type, with the types chosen by what they cost."""
     choices: Names = _CHOICES
-    """What a budget picks among for each part: symmetric schemes of weights alone."""
+    """What a budget picks among for each part: symmetric schemes of weights alone; for a GGUF its types (default:
+    Q2_K,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,Q8_0)."""
     objective: Literal["worst", "mean"] = "worst"
     """What a budget minimises: the damage of the language that pays most, or the mean; the price of each is said."""
     damping: float = 0.01
@@ -138,11 +172,15 @@ class QuantizeConfig:
                 f"fairness: minimax moves the languages' shares in error feedback, and {self.scheme} by {self.method} "
                 "has none; use --method gptq."
             )
-        if self.damage != "kl" and self.fairness != "minimax" and not self.budget:
+        if self.damage != "kl" and self.fairness != "minimax" and not self.mixes:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
-        if self.budget:
+        if quantize_gguf.kind(self):
+            quantize_gguf.check(self)
+        elif self.like:
+            raise OnggiError(f"like: {self.like} is a type of GGUF; ask for one with --format gguf.")
+        elif self.budget:
             quantize_bits.check(self)
-        elif (self.choices, self.objective) != (_CHOICES, "worst"):
+        if not self.mixes and (self.choices, self.objective) != (_CHOICES, "worst"):
             raise OnggiError("choices: these and --objective are for --budget; give one, as --budget 4.25.")
         if not 0 < self.damping < 10:
             raise OnggiError(f"damping: {self.damping} is not between 0 and 10.")
@@ -165,8 +203,15 @@ class QuantizeConfig:
         return 1.0 if self.text == "self" else self.self_share or 0.0
 
     @property
+    def mixes(self) -> bool:
+        """Whether each part of the model gets a choice of its own."""
+        return bool(self.budget or self.like)
+
+    @property
     def calibrates(self) -> bool:
         """Whether text is needed."""
+        if quantize_gguf.kind(self) in quantize_gguf.PLAIN:
+            return False
         return self.scheme not in LIBRARY and (self.method != "rtn" or self.scheme == "w8a8-smooth")
 
 
@@ -204,7 +249,7 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
 
     transformers_logging.disable_progress_bar()
     with job:
-        return _quantize(config, job)
+        return (quantize_gguf.quantize if quantize_gguf.kind(config) else _quantize)(config, job)
 
 
 def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
@@ -369,7 +414,7 @@ def _say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
 
     smaller: dict[int, set[int]] = {}
     for layer in layers:
-        wanted = SCHEMES[layer.scheme].group
+        wanted = SCHEMES[layer.scheme].group if layer.scheme in SCHEMES else None
         if wanted and layer.group and layer.group != wanted:
             smaller.setdefault(wanted, set()).add(layer.group)
     for wanted, groups in smaller.items():
@@ -421,9 +466,14 @@ def plan(config: QuantizeConfig) -> Plan:
     working = 3 * size.layer_bytes + 12 * size.widest**2 + batch * 4 * 2 * (4 * size.widest + 3 * size.hidden)
     held = min(2 * tokens * 4 * size.hidden, _HELD)
     budget = quantize_bits.parse(config.budget) if config.budget else None
-    bits = budget.bits if budget and budget.bits else _bits(config.scheme)
+    kind = quantize_gguf.kind(config)
+    bits = (
+        budget.bits if budget and budget.bits else quantize_gguf.bits(kind) if kind else _bits(config.scheme)
+    )
     saved = 1 - bits / 16  # of a model in 16 bits
-    made = size.bytes - int((size.bytes if config.embedding else size.layers * size.layer_bytes) * saved)
+    made = size.bytes - int(
+        (size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved
+    )
     made = budget.bytes if budget and budget.bytes else made
     if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden

@@ -12,15 +12,19 @@ from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..progress import progress, say
+from .base import Names
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
+    from ..quantize.allocate import Allocation
     from ..quantize.balance import Calibration
     from ..quantize.sensitivity import Unit
     from .quantize import QuantizeConfig
 
 # What was measured, and its figure, among the files of the artifact.
 MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
+# What is picked among where nothing is said.
+CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", re.IGNORECASE)
 _REVISION = 1
@@ -89,7 +93,6 @@ def allocate(
     """
     from ..models import checkpoint as checkpoints
     from ..models.decoder import skeleton
-    from ..quantize import allocate as allocation
     from ..quantize import fairness
     from ..quantize.schemes import SCHEMES
     from ..report.heatmap import heatmap
@@ -97,15 +100,8 @@ def allocate(
     schemes = [SCHEMES[name] for name in config.choices]
     decoder = skeleton(folder, dtype)
     output = fairness.head(source, decoder, device)
-    units, nats = _measured(
-        config, job, source, folder, dtype, device, calibration, held_out, output, schemes
-    )
-    scales = None
-    if config.damage == "relative":
-        scales = {name: 1 / value for name, value in nats.items()}
-    elif config.damage == "kl_per_passage":
-        counts = [int((held_out.weights[held_out.owner == n][:, 1:] > 0).sum()) for n in range(len(nats))]
-        scales = dict(zip(held_out.names, map(float, counts), strict=True))
+    units, nats = measured(config, job, source, folder, dtype, device, calibration, held_out, output, schemes)
+    scales = counted(config, held_out, nats)
     matrix = {
         "units": [vars(unit) for unit in units],
         "nats": nats,
@@ -130,6 +126,39 @@ def allocate(
                 f"budget: {config.budget} is less than what is not quantised (embedding, norms, tokenizer: "
                 f"{(rest + others) / 1e6:.0f} MB)."
             )
+    chosen, note = solved(config, job, units, room, scales)
+    matrix["chosen"] = chosen.choices
+    ledger.write_json(job.work / MATRIX, matrix)
+    (job.work / FIGURE).write_text(heatmap(matrix), encoding="utf-8")
+    by_module = {
+        name: SCHEMES[choice]
+        for unit, choice in zip(units, chosen.choices, strict=True)
+        for name in unit.names
+    }
+    return by_module, note
+
+
+def counted(config: QuantizeConfig, held_out: Calibration, nats: dict[str, float]) -> dict[str, float] | None:
+    """language → what a nat a token of damage counts, by `--damage`; None where it counts as it is."""
+    if config.damage == "relative":
+        return {name: 1 / value for name, value in nats.items()}
+    if config.damage == "kl_per_passage":
+        counts = [int((held_out.weights[held_out.owner == n][:, 1:] > 0).sum()) for n in range(len(nats))]
+        return dict(zip(held_out.names, map(float, counts), strict=True))
+    return None
+
+
+def solved(
+    config: QuantizeConfig,
+    job: ledger.Job,
+    units: list[Unit],
+    room: float,
+    scales: dict[str, float] | None,
+) -> tuple[Allocation, dict[str, Any]]:
+    """The choices of least damage in `room` bits, said with their price, and what to note of them."""
+    from ..quantize import allocate as allocation
+
+    weights = sum(unit.weights for unit in units)
     # A solver that ran out of time may find another answer the next time: a run that goes on keeps to its own.
     kept = job.partial / "allocation.json"
     if not kept.is_file():
@@ -144,30 +173,22 @@ def allocate(
         f"(mean {chosen.mean:.4f}); by the {'mean' if other is price['mean'] else 'worst'} "
         f"{other.worst:.4f} (mean {other.mean:.4f})."
     )
-    matrix["chosen"] = chosen.choices
-    ledger.write_json(job.work / MATRIX, matrix)
-    (job.work / FIGURE).write_text(heatmap(matrix), encoding="utf-8")
-    note = {
+    choices = list(units[0].damage)
+    return chosen, {
         "budget": config.budget,
         "objective": config.objective,
-        "choices": list(config.choices),
+        "choices": choices,
         "bits_per_weight": chosen.bits / weights,
         "price": {name: {"worst": one.worst, "mean": one.mean} for name, one in price.items()},
-        "modules": {choice: chosen.choices.count(choice) for choice in config.choices},
+        "modules": {choice: chosen.choices.count(choice) for choice in choices},
     }
-    by_module = {
-        name: SCHEMES[choice]
-        for unit, choice in zip(units, chosen.choices, strict=True)
-        for name in unit.names
-    }
-    return by_module, note
 
 
 # Bytes of config, card and the other tensors' headers; of each matrix's headers, index and record.
 _OVERHEAD, _EACH = 120_000, 1200
 
 
-def _measured(
+def measured(
     config: QuantizeConfig,
     job: ledger.Job,
     source: Checkpoint,

@@ -73,7 +73,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
                 "fairness: minimax weighs languages against each other; the model wrote in one alone."
             )
     held_out = None
-    if minimax or config.budget:
+    if minimax or config.mixes:
         passages, apart = draw.hold_out(
             passages, _own(config, len(languages))[1] if config.text == "self" else HELD_OUT
         )
@@ -115,7 +115,7 @@ def _own(config: QuantizeConfig, languages: int) -> tuple[int, int]:
     none. It writes little, so it is a larger part of it than of a text that is there.
     """
     each = int(config.tokens * config.written) // languages + 1
-    if config.text != "self" or not (config.fairness == "minimax" or config.budget):
+    if config.text != "self" or not (config.fairness == "minimax" or config.mixes):
         return each, 0
     each += each // HELD_OUT + _watched(config)
     return each, max(2, min(HELD_OUT, each // _watched(config)))
