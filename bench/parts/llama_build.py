@@ -2,7 +2,7 @@
 
     python bench/parts/llama_build.py        prints the folder; about six minutes on two cores the first time
 
-llama-cpp-python's source package carries llama.cpp. Of it are built its library, `llama-quantize` and `llama-imatrix`;
+llama-cpp-python's source package carries llama.cpp. Of it are built its library, `llama-quantize`, `llama-imatrix` and `llama-bench`;
 the Python package is put beside the library, where `PYTHONPATH` finds it. All of it lies in onggi's cache under the
 version's name. A stopped build goes on from its last finished file.
 """
@@ -20,13 +20,13 @@ from onggi import ledger
 
 VERSION = "0.3.36"
 PACKAGE = f"llama-cpp-python=={VERSION}"
-TARGETS = ("llama", "llama-quantize", "llama-imatrix")
+TARGETS = ("llama", "llama-quantize", "llama-imatrix", "llama-bench")
 # Native code of this machine, as llama-cpp-python's own build has it; nothing that needs the network.
 _OFF = ["LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "LLAMA_BUILD_APP", "LLAMA_OPENSSL"]
 
 
 def folder() -> Path:
-    """Where it lies, or will: `site/` for PYTHONPATH, `bin/` with the two programs."""
+    """Where it lies, or will: `site/` for PYTHONPATH, `bin/` with the programs."""
     return ledger.cache_folder() / "bench" / f"llama-cpp-python-{VERSION}"
 
 
@@ -37,7 +37,7 @@ def python() -> dict[str, str]:
 
 
 def program(name: str) -> str:
-    """`llama-quantize` or `llama-imatrix`."""
+    """`llama-quantize`, `llama-imatrix` or `llama-bench`."""
     return str(folder() / "bin" / name)
 
 
