@@ -49,7 +49,7 @@ def verify(
     the file, cuts a text otherwise, or predicts something else by more than `tolerance`.
     """
     from .. import text
-    from ..engines import llamacpp
+    from ..engines import llamacpp, server
     from ..engines.transformers import Engine
     from ..models import gguf
 
@@ -61,17 +61,19 @@ def verify(
     folder.mkdir(parents=True)
     try:
         # llama.cpp first: where it is not installed or refuses the file, nothing else is worth its time.
-        with llamacpp.running(path, context=1024, cache=False) as llama:
+        # One place in its memory, so that what was read of a passage is kept.
+        alone = server.Options(concurrency=1, timeout=600.0)
+        with llamacpp.running(path, alone, context=1024, cache=False) as llama:
             gguf.convert(path, folder)
             ours = Engine(folder)
-            kl, positions = {}, 0
+            kl: dict[str, float] = {}
+            positions = 0
             with progress(f"verify {path.name} in llama.cpp", len(passages)) as bar:
                 for language, texts in passages.items():
                     found = [_compared(llama, ours, one, language) for one in texts]
-                    positions += sum(count for _, count in found)
-                    kl[language] = sum(nats * count for nats, count in found) / sum(
-                        count for _, count in found
-                    )
+                    count = sum(number for _, number in found)
+                    kl[language] = sum(nats * number for nats, number in found) / count
+                    positions += count
                     bar.step(1, f"{language} {kl[language]:.4f}")
             del ours
             written = _written(llama, {tag: passages[tag][0] for tag in _SHOWN if tag in passages})
