@@ -162,7 +162,7 @@ def test_ollama_is_told_how_turns_are_written(tmp_path: Path) -> None:
         "tokenizer.ggml.eos_token_id": 1,
     }
     described: Any = SimpleNamespace(metadata=metadata)
-    assert quantize_gguf._modelfile(tmp_path / "Modelfile", described, {"terms": "Terms."})
+    quantize_gguf._modelfile(tmp_path / "Modelfile", described, {"terms": "Terms."})
     text = (tmp_path / "Modelfile").read_text()
     assert 'PARAMETER stop "<|im_end|>"' in text and "<|im_start|>{{ .Role }}" in text
     assert 'LICENSE """Terms."""' in text

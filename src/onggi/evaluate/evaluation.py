@@ -142,6 +142,8 @@ def _about(model: Model) -> dict[str, Any]:
             files = [file] if file else []
         size = sum(file.stat().st_size for file in files)
         about = {key: value for key, value in references.about(model.folder).items() if key != "layers"}
+        if files and references.is_gguf(model.source):
+            about["file"] = files[0].name  # whose size that is: not of what it is unpacked to
     return {
         "source": model.source,
         "bytes": size,

@@ -349,7 +349,8 @@ def _metadata(
     about: Mapping[str, Any], relation: str, learnt: Mapping[str, Any] | None, marks: list[str]
 ) -> list[str]:
     """The lines of the hub's block; learnt: what the weights were made with, by its `tokens` of each language."""
-    meta: dict[str, Any] = {"library_name": "transformers"}
+    file = relation == "quantized" and about.get("format") == "gguf"
+    meta: dict[str, Any] = {"library_name": "gguf" if file else "transformers"}
     if about.get("licence"):
         meta["license"] = about["licence"]
     meta["base_model"] = about.get("base_model") or about["base"]["source"]

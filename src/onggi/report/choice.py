@@ -160,7 +160,8 @@ def size(scores: Scores, name: str) -> int | None:
 def unpacked(scores: Scores, name: str) -> bool:
     """True where the size is of weights unpacked to bf16: a package that was a GGUF file."""
     model = scores["models"][name]
-    return bool(model["about"].get("format") == "gguf" and not model["source"].endswith(".gguf"))
+    whole = model["source"].endswith(".gguf") or model["about"].get("file")
+    return bool(model["about"].get("format") == "gguf" and not whole)
 
 
 def choose(scores: Scores, tag: str, names: Sequence[str] | None = None) -> Choice:

@@ -487,7 +487,7 @@ def plan(config: QuantizeConfig) -> Plan:
     )
     made = 0 if config.format == quantize_imatrix.FORMAT else made
     made = budget.bytes if budget and budget.bytes else made
-    if config.fairness == "minimax" or budget:  # the output head is at hand to see the damage
+    if config.fairness == "minimax" or config.mixes:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden
     # The best round of minimax is kept while another is made.
     disk = made * (2 if config.fairness == "minimax" else 1)

@@ -167,7 +167,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             step=bar.step,
         )
     verified = quantize_verify.verify(job.work / gguf.FILE, job.partial) if config.verify else None
-    template = _modelfile(job.work / MODELFILE, described, base)
+    _modelfile(job.work / MODELFILE, described, base)
     about = {
         **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
         "base": {"name": name, "source": config.model, "grid": base.get("grid")},
@@ -197,7 +197,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             shutil.copyfile(file, job.work / file.name)
             names.append(file.name)
     made = job.finish(names, command=command(STAGE, config, job.out))
-    _say_how_to_serve(config, job.out, name, chats=template)
+    _say_how_to_serve(config, job.out, name, folder)
     return made
 
 
@@ -385,8 +385,8 @@ def _say_what_fell_back(
     return dict(fell)
 
 
-def _modelfile(file: Path, described: Description, base: Mapping[str, Any]) -> bool:
-    """What `ollama create` reads; whether it has a template of dialogues."""
+def _modelfile(file: Path, described: Description, base: Mapping[str, Any]) -> None:
+    """What `ollama create` reads."""
     get = described.metadata.get
     tokens = get("tokenizer.ggml.tokens") or []
     types = get("tokenizer.ggml.token_type") or []
@@ -401,14 +401,13 @@ def _modelfile(file: Path, described: Description, base: Mapping[str, Any]) -> b
     if base.get("terms"):
         lines.append(f'LICENSE """{base["terms"]}"""')
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return turns is not None
 
 
-def _say_how_to_serve(config: QuantizeConfig, out: Path, name: str, *, chats: bool) -> None:
+def _say_how_to_serve(config: QuantizeConfig, out: Path, name: str, folder: Path) -> None:
     file = shlex.quote(str(out / "model.gguf"))
-    say(f"llama.cpp: llama-server -m {file}   (or: llama-cli -m {file}{' -cnv' if chats else ' -no-cnv'})")
+    say(f"llama.cpp: llama-server -m {file}")
     say(f"Ollama: ollama create {shlex.quote(name)} -f {shlex.quote(str(out / MODELFILE))}")
-    say(f"vLLM: vllm serve {file} --tokenizer {shlex.quote(config.model)}")
+    say(f"vLLM: vllm serve {file} --tokenizer {shlex.quote(str(folder))}")
     say(
         f"What it costs in each language: onggi evaluate {shlex.quote(str(out))} --reference {config.model} …"
     )

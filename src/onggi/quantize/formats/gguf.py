@@ -60,7 +60,7 @@ def write(
     kinds: GGUF's name of each tensor → its type. packed: the packed rows of one, by its name in the
     checkpoint; None for a type of plain numbers. name: of the model; mixture: of the file's type, one of
     `MIXTURES` (`mixed` for one that has no name). facts: further metadata (licence, languages). step: is told
-    the bytes of each tensor.
+    the bytes of each tensor in the checkpoint.
     """
     with ledger.writing(path) as aside:
         writer = gguf.GGUFWriter(aside, described.architecture)
@@ -101,7 +101,7 @@ def write(
                 order = described.rows(theirs, len(rows))
                 data = rows.numpy() if order is None else rows.numpy()[order]
             writer.write_tensor_data(np.ascontiguousarray(data))
-            step(data.nbytes, theirs)
+            step(entries[tensor].bytes, theirs)
         for vector in described.vectors.values():
             writer.write_tensor_data(vector)
         writer.close()
