@@ -1,16 +1,21 @@
-"""Quantisation side by side with llm-compressor's GPTQ: speed, memory, and what each language pays.
+"""Quantisation side by side with llm-compressor, GPTQModel and AutoRound: speed, memory, and what each language pays.
 
-Both tools quantise one model (Gemma 3 270M in bf16) to symmetric int4 in groups of 128 on the *same*
-8,192 tokens, once of English alone and once of eight languages; both as whole processes, in
-alternating order, in one run on one machine, so that their ratio means something whatever the
-machine. Then `onggi evaluate` measures all four and plain rounding on the probe, 40 passages in 12
-languages that neither tool was calibrated on. The peer lives in an environment of its own,
-`.venv-bench`, made from bench/constraints.txt.
+All tools quantise one model (Gemma 3 270M in bf16) to symmetric int4 in groups of 128 on the *same* 8,192 tokens,
+once of English alone and once of eight languages in equal shares. Each peer lives in an environment of its own, made
+from bench/constraints*.txt; where one cannot be installed the page says why and the rest goes on. Parts, each of
+which can be run by itself, and each of which goes on where it was stopped:
 
-    python bench/quantize.py [--runs 3] [--limit N] [--only speed|quality] [--work build/bench]
+    speed       whole processes in turns, GPTQ alone: the peers in the dtype that is faster for them, then onggi
+    artifacts   all the checkpoints, one after the other, with what each cost
+    probe       what each language pays: 40 everyday passages in 12 languages, by `onggi evaluate`
+    other       the same on another text: paragraphs of GNOME's help in 14 languages
+    growth      cost as the model grows; also bench/growth.py by itself
 
-writes docs/benchmarks/quantize.md and .json, with the goals met and missed. Timings are taken anew
-each time; artifacts of the same code, and finished languages of the evaluation, are reused.
+    python bench/quantize.py [--only speed artifacts …] [--runs 3] [--limit N] [--quick] [--work build/bench]
+
+The page, docs/benchmarks/quantize.md with its JSON, is written from whatever has been measured, each part with its own
+command, date and machine. --quick is a trial of the bench itself, on two layers of the model; its page says so and
+stays in the work folder. `others` in the records is the share of the machine that went elsewhere: run it alone.
 """
 
 from __future__ import annotations
@@ -21,134 +26,284 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
-import statistics
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import arithmetic, process, quantize_report
+import growth
+from parts import arithmetic, peers, process, quantize_goals, quantize_report
+from parts.peers import PEERS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
-VENV, CONSTRAINTS = ROOT / ".venv-bench", HERE / "constraints.txt"
-PEER_PYTHON, PEER = VENV / "bin" / "python", HERE / "peers" / "llmcompressor_gptq.py"
 DOCS = ROOT / "docs" / "benchmarks"
 
-MODEL, SOURCE, TOKENS = "package:gemma3-270m", "debian:libreoffice-help", 8192
+MODEL, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
 EIGHT = "en,de,ko,ja,zh-Hans,el,km,ru"
+OTHER = "en,de,ko,ja,zh-Hans,el,ru,vi,uk,fa,ta,te,mr,gu"
+GPTQ = ("llmcompressor", "gptqmodel")
 # Calibration → languages, and how onggi draws from them.
 CALIBRATIONS = {"english": ("en", "none"), "balanced": (EIGHT, "balanced")}
-# A peer's artifact has its own name; ours has the calibration's.
-ARTIFACTS = ["english-peer", "balanced-peer", "english", "balanced", "rtn"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A checkpoint: who makes it, on which of CALIBRATIONS, and, of onggi, with which further options."""
+
+    tool: str
+    calibration: str | None
+    title: str
+    words: tuple[str, ...] = ()
+
+
+def artifacts(tokens: int) -> dict[str, Artifact]:
+    """All of them by name. `best` has the tokens of the others, half to solve on and half to tune on; `free` takes
+    what text and languages there are.
+    """
+    said = {"balanced": "8 languages", "english": "English"}
+    found = {
+        f"{name}-{calibration}": Artifact(name, calibration, f"{peer.title}, {said[calibration]}")
+        for calibration in ("balanced", "english")
+        for name, peer in PEERS.items()
+    }
+    effort = ("--effort", "best")
+    found |= {
+        "balanced": Artifact("onggi", "balanced", "onggi, 8 languages"),
+        "english": Artifact("onggi", "english", "onggi, English"),
+        "minimax": Artifact("onggi", "balanced", "onggi, minimax", ("--fairness", "minimax")),
+        "best": Artifact(
+            "onggi", "balanced", "onggi, best, same tokens", (*effort, "--tokens", str(tokens // 2))
+        ),
+        "free": Artifact("onggi", None, "onggi, best, free", effort),
+        "rtn": Artifact("onggi", None, "onggi, rounding", ("--method", "rtn")),
+    }
+    return found
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything. layers: of the model, None: all; iterations: AutoRound's, None: its default."""
+
+    tokens: int = 8192
+    layers: int | None = None
+    iterations: int | None = None
+    passages: int | None = None
+    probe: str | None = None
+    other: str = OTHER
+    paragraphs: int = 60
+
+
+QUICK = Sizes(1024, 2, 2, 3, "en,ko,km", "en,ko,fa", 3)
 
 
 class Bench:
     """The folder of work, and what is made in it."""
 
-    def __init__(self, work: Path):
-        self.work = work
+    def __init__(self, work: Path, sizes: Sizes, runs: int):
+        self.work, self.sizes, self.runs = work, sizes, runs
         self.text, self.logs = work / "text", work / "logs"
+        self.artifacts = artifacts(sizes.tokens)
         work.mkdir(parents=True, exist_ok=True)
 
     def onggi(self, *words: str, log: str) -> process.Cost:
         """Run one onggi command as a process of its own."""
         return process.measure([sys.executable, "-m", "onggi", *words], self.logs / f"{log}.log")
 
+    def part(self, script: str, *words: object) -> None:
+        """Run a script of bench/parts/."""
+        command = [sys.executable, str(HERE / "parts" / f"{script}.py"), *map(str, words)]
+        process.measure(command, self.logs / f"{script}-{Path(str(words[-1])).stem}.log")
+
     def prepare(self) -> None:
-        """Everything the measured processes only read: the model, the text, the ids for the peer."""
-        peer_environment()
+        """Everything the measured processes only read: environments, the model, the text, the ids for the peers."""
+        self.absent = {name: why for name, peer in PEERS.items() if (why := peers.environment(peer))}
+        for name, why in self.absent.items():
+            say(f"{PEERS[name].title} is not installable here: {why}")
         shown = subprocess.run(
             [sys.executable, "-m", "onggi", "inspect", MODEL, "--json"], check=True, stdout=subprocess.PIPE
         )
         self.model = Path(json.loads(shown.stdout)["path"])
-        say("text to calibrate on")
-        self.onggi("text", SOURCE, "--languages", EIGHT, "--out", str(self.text), log="text")
+        if self.sizes.layers:
+            short = self.work / "short"
+            if not (short / "config.json").is_file():
+                self.part("short_model", MODEL, self.sizes.layers, short)
+            self.model = short
+        if not (self.text / "stage.json").is_file():
+            say("text to calibrate on")
+            self.onggi("text", SOURCE, "--languages", EIGHT, "--out", str(self.text), log="text")
         for name, (languages, fairness) in CALIBRATIONS.items():
             given = {"model": self.model, "text": self.text, "languages": languages, "fairness": fairness}
-            given |= {"tokens": TOKENS, "out": self.ids(name)}
-            words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-            script = str(HERE / "parts" / "calibration_ids.py")
-            process.measure([sys.executable, script, *words], self.logs / f"ids-{name}.log")
+            given |= {"tokens": self.sizes.tokens, "out": self.ids(name)}
+            if not self.ids(name).is_file():
+                self.part(
+                    "calibration_ids", *(w for key, value in given.items() for w in (f"--{key}", value))
+                )
+        helps = subprocess.run(
+            [sys.executable, "-m", "onggi", "quantize", "--help"], check=True, stdout=subprocess.PIPE
+        )
+        if b"--effort" not in helps.stdout:
+            for name in ("best", "free"):
+                self.absent[name] = "this onggi has no --effort"
+                say(f"{name}: {self.absent[name]}; its rows are left out")
 
     def ids(self, calibration: str) -> Path:
-        """File of the tokens for the peer."""
+        """File of the tokens for the peers."""
         return self.work / f"ids-{calibration}.jsonl"
 
-    def make(self, name: str) -> dict[str, Any]:
+    def there(self) -> dict[str, Artifact]:
+        """The artifacts that can be made here."""
+        return {
+            name: one
+            for name, one in self.artifacts.items()
+            if name not in self.absent and one.tool not in self.absent
+        }
+
+    def measured(self, name: str) -> Path:
+        """The folder that `onggi evaluate` loads: the artifact, or what the peer itself makes of it to compute with."""
+        return self.work / (f"{name}.dense" if self.artifacts[name].tool == "gptqmodel" else name)
+
+    def make(self, name: str, dtype: str | None = None) -> dict[str, Any]:
         """Make the artifact `name` from nothing; what the whole process cost."""
-        out, facts = self.work / name, self.work / f"{name}.facts.json"
+        out, facts, one = self.work / name, self.work / f"{name}.facts.json", self.artifacts[name]
+        (self.work / f"{name}.made.json").unlink(missing_ok=True)
         shutil.rmtree(out, ignore_errors=True)
-        tool = "peer" if name.endswith("-peer") else "onggi"
-        calibration = name.removesuffix("-peer")
-        if tool == "peer":
-            given = {"model": self.model, "ids": self.ids(calibration), "out": out, "facts": facts}
-            words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
-            cost = process.measure(
-                [str(PEER_PYTHON), str(PEER), *words],
-                self.logs / f"{name}.log",
-                # Nothing is asked over the network: the model is a folder.
-                {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-            )
+        if one.tool in PEERS:
+            peer = PEERS[one.tool]
+            given: dict[str, object] = {"model": self.model, "ids": self.ids(one.calibration or "")}
+            given |= {"out": out, "facts": facts, "dtype": dtype or self.dtype(one.tool)}
+            if one.tool == "gptqmodel" and dtype is None:
+                given["dense"] = self.measured(name)
+            if one.tool == "autoround" and self.sizes.iterations:
+                given["iterations"] = self.sizes.iterations
+            cost = process.measure(peer.command(**given), self.logs / f"{name}.log", peers.OFFLINE)
             said = json.loads(facts.read_text())
-            quantisation = said["oneshot_seconds"]
+            quantisation = said["seconds"]
+            # What was only for measuring is not a part of the peer's work.
+            wall = cost.wall - said.get("dense_seconds", 0.0)
         else:
-            words = ["quantize", MODEL, "--scheme", "w4a16-g128", "--out", str(out)]
-            if calibration == "rtn":
-                words += ["--method", "rtn"]
-            else:
-                languages, fairness = CALIBRATIONS[calibration]
-                words += ["--method", "gptq", "--fairness", fairness, "--text", str(self.text)]
-                words += ["--languages", languages, "--tokens", str(TOKENS)]
-            cost = self.onggi(*words, log=name)
-            said = json.loads((out / "stage.json").read_text())
-            quantisation = said["wall_seconds"]
+            cost = self.onggi(*self.words(name), log=name)
+            record = json.loads((out / "stage.json").read_text())
+            quantisation, wall = record["wall_seconds"], cost.wall
             said = {"precision": json.loads((out / "onggi.json").read_text())["precision"]}
-        (self.work / f"{name}.key").write_text(key(tool))
-        record = {"artifact": name, "tool": tool, "calibration": calibration, **vars(cost)}
-        return record | {"quantisation": quantisation, "facts": said, "digest": digest(out)}
+            said |= {"command": record.get("command")}
+        made = {
+            "artifact": name,
+            "tool": one.tool,
+            "calibration": one.calibration,
+            **vars(cost),
+            "wall": wall,
+        }
+        made |= {"quantisation": quantisation, "facts": said, "digest": digest(out), "date": now()}
+        made |= {
+            "bytes": sum(file.stat().st_size for file in out.glob("*.safetensors")),
+            "key": self.key(name, dtype),
+        }
+        (self.work / f"{name}.made.json").write_text(json.dumps(made, indent=1))
+        return made
 
-    def made(self, name: str) -> bool:
-        """Whether the artifact is there, from the code as it stands."""
-        kept = self.work / f"{name}.key"
-        return kept.is_file() and kept.read_text() == key("peer" if name.endswith("-peer") else "onggi")
+    def words(self, name: str) -> list[str]:
+        """The onggi command of an artifact."""
+        one = self.artifacts[name]
+        words = ["quantize", str(self.model), "--scheme", "w4a16-g128", "--out", str(self.work / name)]
+        if name == "rtn":
+            return [*words, *one.words]
+        given = {"method": "gptq", "text": str(self.text), "languages": EIGHT, "fairness": "balanced"}
+        if one.calibration:
+            languages, fairness = CALIBRATIONS[one.calibration]
+            given |= {"languages": languages, "fairness": fairness, "tokens": str(self.sizes.tokens)}
+        else:  # free: all that the source has, in the amount that the effort takes by itself
+            given["text"] = SOURCE
+            del given["languages"]
+        given |= {
+            key.removeprefix("--"): value for key, value in zip(one.words[::2], one.words[1::2], strict=True)
+        }
+        if self.sizes.layers and name == "free":
+            given |= {"tokens": str(self.sizes.tokens), "text": str(self.text)}
+        return [*words, *(word for key, value in given.items() for word in (f"--{key}", value))]
 
-    def speed(self, runs: int) -> dict[str, Any]:
-        """The peak of the machine, then `runs` times each calibration: the peer, then onggi."""
-        machine = process.facts()
+    def made(self, name: str) -> dict[str, Any] | None:
+        """What the artifact cost, where it is there, from the code as it stands."""
+        file = self.work / f"{name}.made.json"
+        found = json.loads(file.read_text()) if file.is_file() else None
+        return found if found and found["key"] == self.key(name) else None
+
+    def key(self, name: str, dtype: str | None = None) -> str:
+        """Of the code and the options that make an artifact; dtype: of a peer, where it is not its fastest."""
+        tool = self.artifacts[name].tool
+        ours = sorted((ROOT / "src" / "onggi").rglob("*.py"))
+        files = PEERS[tool].files if tool in PEERS else ours
+        whole = hashlib.sha256(b"".join(file.read_bytes() for file in files))
+        dtype = (dtype or self.dtype(tool)) if tool in PEERS else None
+        size = (self.sizes.tokens, self.sizes.layers, self.sizes.iterations if tool in PEERS else None)
+        whole.update(repr((size, self.artifacts[name].words, dtype)).encode())
+        return whole.hexdigest()
+
+    def dtype(self, peer: str) -> str:
+        """The dtype that was faster for the peer, its own default where none was tried."""
+        file = self.work / "dtypes.json"
+        found: dict[str, str] = json.loads(file.read_text()) if file.is_file() else {}
+        return found.get(peer, PEERS[peer].dtypes[0])
+
+    def speed(self) -> dict[str, Any]:
+        """The peak of the machine; each GPTQ peer once in each dtype; then `runs` times the peers and onggi, in turns."""
+        machine, there = process.facts(), [name for name in GPTQ if name not in self.absent]
         say("the machine's own peak")
         peaks = [self.peak()]
         # The first measured run of each finds the model and its libraries in the page cache, as later ones do.
         subprocess.run(["cat", *self.model.glob("*.safetensors")], check=True, stdout=subprocess.DEVNULL)
+        warm = {str(PEERS[name].python): f"{name}, transformers" for name in there}
         for python, libraries in (
-            (str(PEER_PYTHON), "llmcompressor, transformers"),
-            (sys.executable, "onggi.stages, transformers, torch, scipy"),
-        ):
+            warm | {sys.executable: "onggi.stages, transformers, torch, scipy"}
+        ).items():
             process.measure([python, "-c", f"import {libraries}"], self.logs / "warm.log")
-        records = []
-        for run in range(1, runs + 1):
-            for calibration in CALIBRATIONS:
-                for name in (f"{calibration}-peer", calibration):
-                    record = {"run": run, **self.make(name)}
-                    records.append(record)
-                    say(
-                        f"run {run} of {runs}, {name}: {record['wall']:.1f} s ({record['quantisation']:.1f} s "
-                        f"quantisation), {record['peak'] / 2**30:.2f} GiB"
-                    )
+
+        kept = self.work / "speed.runs.json"
+        own = hashlib.sha256(
+            "".join(self.key(f"{n}-balanced" if n else "balanced") for n in ("", *there)).encode()
+        )
+        done = json.loads(kept.read_text()) if kept.is_file() else {}
+        records = done["records"] if done.get("key") == own.hexdigest() else {}
+
+        def run(label: str, name: str, dtype: str | None = None) -> dict[str, Any]:
+            if label not in records:
+                records[label] = self.make(name, dtype)
+                kept.write_text(json.dumps({"key": own.hexdigest(), "records": records}))
+                made = records[label]
+                say(
+                    f"{label}: {made['wall']:.1f} s ({made['quantisation']:.1f} s), {made['peak'] / 2**30:.2f} GiB"
+                )
+            return records[label]
+
+        tried = {
+            peer: {dtype: run(f"{peer} {dtype}", f"{peer}-balanced", dtype) for dtype in PEERS[peer].dtypes}
+            for peer in there
+        }
+        best = {peer: min(runs, key=lambda dtype: runs[dtype]["wall"]) for peer, runs in tried.items()}
+        runs = []
+        for number in range(1, self.runs + 1):
+            for peer, dtype in best.items():
+                runs.append({"run": number, **run(f"{peer} {number}", f"{peer}-balanced", dtype)})
+            runs.append({"run": number, **run(f"onggi {number}", "balanced")})
+        (self.work / "dtypes.json").write_text(json.dumps(best))
         peaks.append(self.peak())
         peak = {kind: max(found[kind] for found in peaks) for kind in ("fp32", "bf16")}
-        precision = next(r["facts"]["precision"] for r in records if r["tool"] == "onggi")
-        counted = arithmetic.count(arithmetic.linears(self.model), TOKENS, precision)
+        precision = next(r["facts"]["precision"] for r in runs if r["tool"] == "onggi")
+        counted = arithmetic.count(
+            arithmetic.linears(self.model), self.sizes.tokens, precision, best.get(GPTQ[0])
+        )
         return {
-            "date": now(),
             "machine": machine,
-            "runs": records,
+            "runs": runs,
+            "tried": {peer: {d: made["wall"] for d, made in of.items()} for peer, of in tried.items()},
+            "dtypes": best,
             "peak": peak,
             "precision": precision,
             "arithmetic": {
                 who: {**counts, "floor": arithmetic.floor(counts, peak)} for who, counts in counted.items()
             },
-            "pairs": pairs(records),
         }
 
     def peak(self) -> dict[str, float]:
@@ -157,81 +312,56 @@ class Bench:
         done = subprocess.run([sys.executable, script], check=True, stdout=subprocess.PIPE)
         return json.loads(done.stdout)
 
-    def quality(self, limit: int | None) -> dict[str, Any]:
-        """Scores of all artifacts on the probe; makes those that are not there."""
-        for name in ARTIFACTS:
-            if not self.made(name):
+    def all(self) -> dict[str, Any]:
+        """Make the artifacts that are not there; what each cost. One that fails is noted, the others go on."""
+        machine, records, failed = process.facts(), {}, {}
+        for name in self.there():
+            if not (made := self.made(name)) or not self.measured(name).is_dir():
                 say(f"{name}: quantising")
-                self.make(name)
-        out = self.work / "scores"
-        words = [f"{name}={self.work / name}" for name in ARTIFACTS]
-        words += ["--reference", MODEL, "--text", "probe", "--out", str(out)]
-        words += ["--limit", str(limit)] if limit else []
-        say("measuring on the probe")
+                try:
+                    made = self.make(name)
+                except process.Failed as error:
+                    failed[name] = str(error)[-800:]
+                    say(f"{name} failed: {error}")
+                    continue
+                say(f"{name}: {made['wall']:.1f} s, {made['peak'] / 2**30:.2f} GiB")
+            records[name] = made
+        return {"machine": machine, "records": records, "failed": failed}
+
+    def quality(self, text: str, languages: str | None, name: str) -> dict[str, Any]:
+        """Scores of all artifacts on a text, and the ratios that the goals are about with their paired intervals."""
+        records = self.all()["records"]
+        out = self.work / name
+        words = [f"{one}={self.measured(one)}" for one in records]
+        words += ["--reference", str(self.model), "--text", text, "--out", str(out)]
+        words += ["--languages", languages] if languages else []
+        words += ["--limit", str(self.sizes.passages)] if self.sizes.passages else []
+        say(f"measuring on {name}")
         subprocess.run([sys.executable, "-m", "onggi", "evaluate", *words], check=True)
         scores = json.loads((out / "scores.json").read_text())
-        made = {name: digest(self.work / name) for name in ARTIFACTS}
-        return {"date": now(), "limit": limit, "artifacts": made, "scores": scores}
-
-
-def peer_environment() -> None:
-    """Make .venv-bench where it is not there or its constraints changed. torch first, pinned: any
-    looser order pulls gigabytes of CUDA libraries.
-    """
-    stamp, wanted = VENV / ".constraints", CONSTRAINTS.read_text()
-    if PEER_PYTHON.exists() and stamp.is_file() and stamp.read_text() == wanted:
-        return
-    say(f"making {VENV.name} (1.5 GB, once)")
-    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
-    torch = next(line for line in wanted.splitlines() if line.startswith("torch=="))
-    pip = [str(PEER_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for requirement in (torch, "llmcompressor==0.14.*"):
-        subprocess.run([*pip, "--constraint", str(CONSTRAINTS), requirement], check=True)
-    stamp.write_text(wanted)
-
-
-def pairs(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours against the peer's run just before it: ratios of wall time, quantisation and peak memory."""
-    found = []
-    for peer, ours in zip(records[::2], records[1::2], strict=True):
-        ratios = {what: ours[what] / peer[what] for what in ("wall", "quantisation", "cpu", "peak")}
-        found.append({"run": ours["run"], "calibration": ours["calibration"], **ratios})
-    return found
-
-
-def goals(speed: dict[str, Any] | None, quality: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The goals of issue 3: what, at most, measured, met, and how it was judged."""
-    found = []
-    if speed:
-        ratio = {
-            what: statistics.median(pair[what] for pair in speed["pairs"])
-            for what in ("wall", "quantisation", "peak")
+        return {
+            "machine": process.facts(),
+            "text": text,
+            "artifacts": {one: made["digest"] for one, made in records.items()},
+            "scores": scores,
+            "ratios": quantize_goals.ratios(out / "items.parquet", list(records), EIGHT.split(",")),
         }
-        note = f"the worse of {ratio['quantisation']:.2f}× quantisation alone and {ratio['wall']:.2f}× whole process"
-        found.append(("wall time of the quantisation", 0.6, max(ratio["wall"], ratio["quantisation"]), note))
-        found.append(("peak memory", 0.7, ratio["peak"], "of the whole process"))
-    if quality:
-        worst = {name: quantize_report.worst(quality["scores"], name) for name in ARTIFACTS}
-        for what, most, ours, other in (
-            ("worst-language KL, same balanced tokens", 0.8, "balanced", "balanced-peer"),
-            # The goal reads "ours balanced against its English": the peer's, or ours; so both.
-            ("worst-language KL, ours balanced against the peer's English", 0.25, "balanced", "english-peer"),
-            ("the same against our own English", 0.25, "balanced", "english"),
-        ):
-            (tag, a), (other_tag, b) = worst[ours], worst[other]
-            note = f"{a['value']:.3f} ({tag}) against {b['value']:.3f} ({other_tag})"
-            found.append((what, most, a["value"] / b["value"], note))
-    return [
-        {"what": what, "goal": most, "measured": measured, "met": measured <= most, "note": note}
-        for what, most, measured, note in found
-    ]
 
+    def probe(self) -> dict[str, Any]:
+        """On the probe."""
+        return self.quality("probe", self.sizes.probe, "probe")
 
-def key(tool: str) -> str:
-    """Of the code that makes an artifact."""
-    ours = sorted((ROOT / "src" / "onggi").rglob("*.py"))
-    files = [PEER, CONSTRAINTS] if tool == "peer" else ours
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    def other(self) -> dict[str, Any]:
+        """On GNOME's help."""
+        text = self.work / "other.jsonl"
+        if not text.is_file():
+            given = ("--languages", self.sizes.other, "--passages", self.sizes.paragraphs, "--out", text)
+            self.part("other_text", *given)
+        return self.quality(str(text), self.sizes.other, "other") | {"text": "debian:gnome-user-docs"}
+
+    def growth(self) -> dict[str, Any]:
+        """As bench/growth.py does."""
+        return growth.measure(self.work / "growth", growth.QUICK if self.sizes.layers else growth.FULL)
 
 
 def digest(folder: Path) -> str:
@@ -253,56 +383,62 @@ def say(message: str) -> None:
 
 def main() -> int:
     """Measure, write the page and its JSON, print the goals; returns the exit code."""
+    parts = ("speed", "artifacts", "probe", "other", "growth")
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=3, help="of each tool on each calibration (default: 3)")
-    parser.add_argument("--limit", type=int, help="passages of the probe per language (default: all 40)")
-    parser.add_argument("--only", choices=["speed", "quality"], help="one half; the other as last measured")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench", metavar="DIR")
+    parser.add_argument("--runs", type=int, default=3, help="of each tool in `speed` (default: 3)")
+    parser.add_argument("--limit", type=int, help="passages of a text per language (default: all)")
+    parser.add_argument("--only", choices=parts, nargs="+", help="these parts; the others as last measured")
+    parser.add_argument("--quick", action="store_true", help="a trial of the bench itself, on two layers")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="default: build/bench, or build/bench-quick")
     given = parser.parse_args()
     if given.runs < 1:
         parser.error("--runs: at least 1")
-    work = given.work.resolve()
-    bench = Bench(work)
-    halves = {"speed": lambda: bench.speed(given.runs), "quality": lambda: bench.quality(given.limit)}
+    sizes = QUICK if given.quick else Sizes(passages=given.limit)
+    work = (given.work or ROOT / "build" / ("bench-quick" if given.quick else "bench")).resolve()
+    bench = Bench(work, sizes, 1 if given.quick else given.runs)
+    measures: dict[str, Callable[[], dict[str, Any]]] = dict(
+        zip(parts, (bench.speed, bench.all, bench.probe, bench.other, bench.growth), strict=True)
+    )
+    command = "python bench/quantize.py " + " ".join(sys.argv[1:])
+    chosen = set(given.only or parts)
+    if chosen & {"probe", "other"}:
+        chosen.add("artifacts")
+    wanted = [part for part in parts if part in chosen]
     try:
-        bench.prepare()
-        for half, measure in halves.items():
-            if given.only in (None, half):
-                (work / f"{half}.json").write_text(json.dumps(measure(), ensure_ascii=False, indent=1))
+        if wanted != ["growth"]:
+            bench.prepare()
+        else:
+            bench.absent = {}
+        for part in wanted:
+            found = {"command": command.strip(), "date": now(), **measures[part]()}
+            (work / f"{part}.json").write_text(json.dumps(found, ensure_ascii=False, indent=1))
     except (process.Failed, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    kept = {half: work / f"{half}.json" for half in halves}
-    measured = {half: json.loads(file.read_text()) if file.is_file() else None for half, file in kept.items()}
-    speed, quality = measured["speed"], measured["quality"]
-    if speed and quality:
-        latest = {record["artifact"]: record["digest"] for record in speed["runs"]}
-        if any(quality["artifacts"][name] != made for name, made in latest.items()):
-            other = "speed" if given.only == "quality" else "quality"
-            say(f"the {other} measured earlier is of other artifacts; it is left out")
-            speed, quality = (None, quality) if other == "speed" else (speed, None)
-    result = {
-        "command": "python bench/quantize.py " + " ".join(sys.argv[1:]),
-        "machine": speed["machine"] if speed else process.facts(),
+    kept = {part: work / f"{part}.json" for part in parts}
+    result: dict[str, Any] = {
+        "quick": given.quick,
         "versions": {
             name: importlib.metadata.version(name)
             for name in ("onggi", "torch", "transformers", "compressed-tensors")
         },
         "model": MODEL,
-        "text": SOURCE,
-        "tokens": TOKENS,
+        "source": SOURCE,
+        "tokens": sizes.tokens,
         "languages": EIGHT,
-        "goals": goals(speed, quality),
-        "speed": speed,
-        "quality": quality,
+        "titles": {name: one.title for name, one in bench.artifacts.items()},
+        "absent": bench.absent,
+        **{part: json.loads(file.read_text()) if file.is_file() else None for part, file in kept.items()},
     }
-    DOCS.mkdir(parents=True, exist_ok=True)
-    (DOCS / "quantize.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    (DOCS / "quantize.md").write_text(quantize_report.page(result), encoding="utf-8")
+    result["goals"] = quantize_goals.goals(result)
+    page = work if given.quick else DOCS
+    page.mkdir(parents=True, exist_ok=True)
+    (page / "quantize.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    (page / "quantize.md").write_text(quantize_report.page(result), encoding="utf-8")
     print(quantize_report.goals_table(result["goals"]))
-    say(f"written: {DOCS / 'quantize.md'}")
+    say(f"written: {page / 'quantize.md'}")
     return 0
 
 

@@ -11,11 +11,11 @@ For linear modules of `rows` × n weights and T calibration tokens, in floating-
 Not counted though they take time: the search for clips and scales, checks, reading and writing.
 The tools do different amounts of it:
 
-    onggi  one pass; one matrix of moments for each *input* (query, key and value share one, gate and
-           up another), of which it computes the blocks on and above the diagonal; passes and moments
-           in the pass's precision, the solver in fp32
-    peer   two passes (one to take the moments, one to go on through the quantised weights); one full
-           matrix for each *module*; passes in bf16, moments and solver in fp32
+    onggi           one pass; one matrix of moments for each *input* (query, key and value share one, gate
+                    and up another), of which it computes the blocks on and above the diagonal; passes and
+                    moments in the pass's precision, the solver in fp32
+    llm-compressor  two passes (one to take the moments, one to go on through the quantised weights); one
+                    full matrix for each *module*; passes in its dtype, moments and solver in fp32
 
 The floor is the time the counted operations take at the measured peak of their precision, and the
 share of peak is floor / time.
@@ -59,12 +59,14 @@ def _on_and_above(n: int) -> int:
     return sum((min(start + _BLOCK, n) - start) * (n - start) for start in range(0, n, _BLOCK))
 
 
-def count(modules: Mapping[str, tuple[int, int]], tokens: int, precision: str) -> dict[str, dict[str, float]]:
+def count(
+    modules: Mapping[str, tuple[int, int]], tokens: int, precision: str, theirs: str | None = "bfloat16"
+) -> dict[str, dict[str, float]]:
     """Who → operations: `pass`, `moments`, `solver` in FLOP, by the count in the module's docstring.
 
     onggi is counted as it works and, as `onggi, full square`, with both halves of its moments.
-    precision: of onggi's pass, as `onggi.json` names it. `bf16`: those of the operations that are
-    done in bf16.
+    precision: of onggi's pass, as `onggi.json` names it; theirs: of llm-compressor's, None where it did not
+    run. `bf16`: those of the operations that are done in bf16.
     """
     if precision not in ("bfloat16", "float32"):
         raise ValueError(f"no peak was measured for {precision}")
@@ -84,7 +86,9 @@ def count(modules: Mapping[str, tuple[int, int]], tokens: int, precision: str) -
         counted[who] = entry(once, moments, factors + feedback, once + moments if low else 0.0)
     each = [n for _, n in modules.values()]
     moments, factors = 2.0 * tokens * sum(n**2 for n in each), 4 / 3 * sum(n**3 for n in each)
-    counted["peer"] = entry(2 * once, moments, factors + feedback, 2 * once)
+    if theirs:
+        passed = 2 * once if theirs == "bfloat16" else 0.0
+        counted["llm-compressor"] = entry(2 * once, moments, factors + feedback, passed)
     return counted
 
 

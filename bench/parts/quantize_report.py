@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-TITLES = {
-    "english-peer": "llm-compressor, English",
-    "balanced-peer": "llm-compressor, 8 languages",
-    "english": "onggi, English",
-    "balanced": "onggi, 8 languages",
-    "rtn": "onggi, rounding",
-}
+from .peers import PEERS
+
 # Work of others above this share of the machine makes timings doubtful.
 _QUIET = 0.05
-
-
-def worst(scores: dict[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """The language with the largest mean KL of a token under model `name`, and that KL."""
-    model = scores["models"][name]
-    tag = model["worst"]["kl"]
-    return tag, model["languages"][tag]["kl"]
 
 
 def goals_table(goals: Sequence[dict[str, Any]]) -> str:
@@ -37,87 +25,114 @@ def goals_table(goals: Sequence[dict[str, Any]]) -> str:
         ]
         for g in goals
     ]
-    return _table(["what (ours : llm-compressor's, medians)", "goal", "measured", "", "how"], rows)
+    return _table(["what (ours : the peer's)", "goal", "measured", "", "how"], rows)
 
 
 def page(result: dict[str, Any]) -> str:
     """The whole page."""
-    machine, speed, quality = result["machine"], result["speed"], result["quality"]
-    peer = next((r["facts"]["versions"] for r in speed["runs"] if r["tool"] == "peer"), {}) if speed else {}
     parts = [
-        "# Quantisation side by side with llm-compressor",
-        f"`{result['model']}` in bf16 → symmetric int4, groups of 128, GPTQ in both tools, on the same "
-        f"{result['tokens']:,} tokens of `{result['text']}`: once English alone, once {result['languages']} in "
-        "equal tokens. Made by `make bench`; this page is written by the bench and not by hand.",
-        f"- command: `{result['command'].strip()}`",
-        f"- machine: {machine['processor']} (family-model-stepping {machine['family']}), {machine['cores']} cores, "
-        f"{(machine['memory_bytes'] or 0) / 2**30:.0f} GiB, bf16 by {', '.join(machine['bf16']) or 'no instruction'}; "
-        f"{machine['system']}; Python {machine['python']}; load at the start {machine['load_before']:.2f}",
-        f"- onggi's side: {_versions(result['versions'])}",
+        "# Quantisation side by side with llm-compressor, GPTQModel and AutoRound",
+        f"`{result['model']}` in bf16 → symmetric int4, groups of 128, in all tools, on the same "
+        f"{result['tokens']:,} tokens of `{result['source']}`: once English alone, once {result['languages']} in "
+        "equal shares. Made by `make bench`; this page is written by the bench and not by hand.",
     ]
-    parts += [f"- the peer's side: {_versions(peer)}"] if peer else []
+    if result["quick"]:
+        parts.append("**A trial of the bench itself, on two layers of the model: its numbers mean nothing.**")
+    versions = {**result["versions"], **_peers(result)}
+    parts += [f"- versions: {', '.join(f'{name} {version}' for name, version in versions.items())}"]
+    for name, why in result["absent"].items():
+        if name in PEERS:
+            parts.append(f"- {PEERS[name].title}: not installable here: {why}")
+        else:
+            parts.append(f"- rows of {result['titles'][name]}: left out, {why}")
     parts += ["## Goals", goals_table(result["goals"])]
-    parts += _speed(speed) if speed else ["Speed was not measured in this run."]
-    parts += _quality(quality) if quality else ["Quality was not measured in this run."]
+    parts += _speed(result["speed"], result["titles"]) if result["speed"] else []
+    parts += _cost(result["artifacts"], result["titles"]) if result["artifacts"] else []
+    for part, what in (
+        ("probe", "everyday prose, the shipped probe"),
+        ("other", "GNOME's help, `debian:gnome-user-docs`"),
+    ):
+        parts += _quality(result[part], what, result["titles"]) if result[part] else []
+    parts += _growth(result["growth"]) if result["growth"] else []
     text = "\n".join(part if part.startswith("-") else f"\n{part}\n" for part in parts)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _speed(speed: dict[str, Any]) -> list[str]:
-    runs = speed["runs"]
-    rows = []
-    for name in ("english-peer", "english", "balanced-peer", "balanced"):
-        own = [run for run in runs if run["artifact"] == name]
-        rows.append(
-            [
-                TITLES[name],
-                _spread([run["wall"] for run in own]),
-                _spread([run["quantisation"] for run in own]),
-                _spread([run["cpu"] for run in own]),
-                _spread([run["peak"] / 2**30 for run in own], "{:.2f}"),
-            ]
-        )
-    kinds = ("wall", "quantisation", "cpu", "peak")
-    ratios = [
-        [str(p["run"]), p["calibration"], *(f"{p[kind]:.2f}×" for kind in kinds)] for p in speed["pairs"]
+def _peers(result: dict[str, Any]) -> dict[str, str]:
+    """Of the peers' own packages, as they said when they ran."""
+    made = [
+        *(result["speed"] or {}).get("runs", []),
+        *(result["artifacts"] or {}).get("records", {}).values(),
     ]
-    medians = [f"**{statistics.median(p[kind] for p in speed['pairs']):.2f}×**" for kind in kinds]
+    found = {}
+    for record in made:
+        if record["tool"] in PEERS:
+            package = PEERS[record["tool"]].requirement.partition("=")[0]
+            found[package] = record["facts"]["versions"][package]
+    return found
+
+
+def _made(part: dict[str, Any]) -> list[str]:
+    """By which command, when, where."""
+    machine = part["machine"]
+    return [
+        f"- command: `{part['command']}`, {part['date']}",
+        f"- machine: {machine['processor']} (family-model-stepping {machine['family']}), {machine['cores']} cores, "
+        f"{(machine['memory_bytes'] or 0) / 2**30:.0f} GiB, bf16 by {', '.join(machine['bf16']) or 'no instruction'}; "
+        f"{machine['system']}; Python {machine['python']}; load at the start {machine['load_before']:.2f}",
+    ]
+
+
+def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    runs, tools = speed["runs"], list(dict.fromkeys(run["tool"] for run in speed["runs"]))
+
+    def named(tool: str) -> str:
+        if tool == "onggi":
+            return "onggi"
+        return f"{PEERS[tool].title}, {speed['dtypes'][tool]}"
+
+    rows = []
+    for tool in tools:
+        own = [run for run in runs if run["tool"] == tool]
+        cells = [_spread([run[what] for run in own]) for what in ("wall", "quantisation", "cpu")]
+        rows.append([named(tool), *cells, _spread([run["peak"] / 2**30 for run in own], "{:.2f}")])
+    tried = "; ".join(
+        f"{PEERS[peer].title} " + ", ".join(f"{dtype} {_seconds(seconds)} s" for dtype, seconds in of.items())
+        for peer, of in speed["tried"].items()
+    )
     count = max(run["run"] for run in runs)
     return [
-        f"## Speed and memory ({speed['date']})",
-        f"Median (least–most) of {count} run{'s' * (count > 1)} of each, in turns: the peer, onggi, the peer, onggi …",
+        "## Speed and memory",
+        *_made(speed),
+        f"Eight languages. Median (least–most) of {count} run{'s' * (count > 1)} of each, in turns: the peers, onggi, "
+        f"the peers … Each peer in the dtype that was faster in one run of each (whole process: {tried}).",
         _table(["", "whole process, s", "quantisation, s", "user + system, s", "peak memory, GiB"], rows),
         "*Whole process*: from exec to exit, with imports, loading, saving (and for onggi reading and "
-        "tokenising its text, which the peer is spared: it is handed token ids). *Quantisation*: for the peer "
-        "the time around `oneshot()` alone, model loaded before and saved after it; for onggi `wall_seconds` "
+        "tokenising its text, which the peers are spared: they are handed token ids). *Quantisation*: for a peer "
+        "the time around its own call alone, model loaded before and saved after it; for onggi `wall_seconds` "
         "of its `stage.json`, which **includes** tokenising, reading the weights and writing the checkpoint. "
         "*Peak memory*: the largest resident set of the whole process, as the kernel counts it (`wait4`), with "
         "the pages of files it maps.",
-        "Ours : the peer's, pair by pair:",
-        _table(
-            ["run", "calibration", "whole process", "quantisation", "user + system", "peak memory"],
-            [*ratios, ["", "median", *medians]],
-        ),
         *_share(speed),
-        *_doubts(speed),
+        *_doubts(runs),
     ]
 
 
 def _share(speed: dict[str, Any]) -> list[str]:
     peak, counted = speed["peak"], speed["arithmetic"]
     rows = []
-    for who, tool in (("onggi", "onggi"), ("onggi, full square", "onggi"), ("peer", "peer")):
+    for who, count in counted.items():
+        tool = "onggi" if who.startswith("onggi") else "llmcompressor"
         seconds = statistics.median(run["quantisation"] for run in speed["runs"] if run["tool"] == tool)
-        count = counted[who]
         cells = [f"{count[kind] / 1e12:.2f}" for kind in ("pass", "moments", "solver", "total")]
         shares = [f"{count['floor']:.1f}", f"{seconds:.1f}", f"{count['floor'] / seconds:.0%}"]
         rows.append([who, *cells, *shares])
     return [
-        "## Share of the machine's own peak",
+        "### Share of the machine's own peak",
         f"Best of several products of 4096² matrices with torch, before and after the runs: "
         f"{peak['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peak['bf16'] / 1e9:.0f} in bf16. The floor is the time that "
         "the counted arithmetic takes at those peaks, each part at that of its own precision; the share is floor : "
-        "quantisation (median of all runs). Aim: 60%.",
+        "quantisation (median of all runs).",
         _table(
             ["TFLOP", "passes", "moments", "solver", "together", "floor, s", "measured, s", "share of peak"],
             rows,
@@ -125,87 +140,117 @@ def _share(speed: dict[str, Any]) -> list[str]:
         f"Counted: 2·weights·tokens a pass; 2·n²·tokens for the second moments of an input of n columns; 4/3·n³ "
         "for Cholesky, inverse, Cholesky; rows·n² for the error feedback. *onggi* passes once and takes moments once "
         "for each input that modules share, the blocks on and above the diagonal only; *full square* counts the "
-        f"mirrored half as well; its pass and moments are in {speed['precision']}, its solver in fp32. The *peer* "
-        "passes twice and takes full moments for each module, in fp32 as its solver; its passes are in bf16. Left "
+        f"mirrored half as well; its pass and moments are in {speed['precision']}, its solver in fp32. "
+        "*llm-compressor* passes twice and takes full moments for each module, in fp32 as its solver. Left "
         "out: attention's own products (about 0.3 TFLOP a pass), clips and scales, checks, reading and writing. "
         "Formulas: `bench/parts/arithmetic.py`.",
     ]
 
 
-def _doubts(speed: dict[str, Any]) -> list[str]:
-    """What in the runs speaks against their numbers, or that nothing does."""
+def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    rows = [
+        [
+            titles[name],
+            _seconds(record["wall"]),
+            _seconds(record["quantisation"]),
+            f"{record['peak'] / 2**30:.2f}",
+            f"{record['bytes'] / 1e6:.0f}",
+            record["date"],
+        ]
+        for name, record in made["records"].items()
+    ]
+    head = ["", "whole process, s", "quantisation, s", "peak memory, GiB", "MB of weights", "made"]
+    failed = [f"- {titles[name]} failed: `{why.splitlines()[-1]}`" for name, why in made["failed"].items()]
+    return [
+        "## The checkpoints, and what each cost",
+        *_made(made),
+        "One run each. *Best* has the tokens of the others, half of them to solve on and half to tune on; *free* "
+        "takes the text, languages and tokens that `--effort best` takes by itself.",
+        _table(head, rows),
+        *failed,
+        *_doubts(list(made["records"].values())),
+    ]
+
+
+def _doubts(records: Sequence[dict[str, Any]]) -> list[str]:
+    """What in the records speaks against their numbers, or that nothing does."""
     lines = []
-    cores = speed["machine"]["cores"]
-    busy = [run["others"] / (run["wall"] * cores) for run in speed["runs"] if run["others"] is not None]
+    busy = [run["others"] / (run["wall"] * 2) for run in records if run.get("others") is not None]
     if busy:
         lines.append(
             f"- Other processes used {min(busy):.0%}–{max(busy):.0%} of the machine during the runs"
             + ("; **it was not quiet, and the times are worth little.**" if max(busy) > _QUIET else ".")
         )
-    for name in ("english-peer", "balanced-peer", "english", "balanced"):
-        digests = {run["digest"] for run in speed["runs"] if run["artifact"] == name}
+    for name in dict.fromkeys(run["artifact"] for run in records):
+        digests = {run["digest"] for run in records if run["artifact"] == name}
         if len(digests) > 1:
-            lines.append(f"- {TITLES[name]}: its runs wrote {len(digests)} different checkpoints.")
+            lines.append(f"- {name}: its runs wrote {len(digests)} different checkpoints.")
     return ["Notes:", *lines] if lines else []
 
 
-def _quality(quality: dict[str, Any]) -> list[str]:
+def _quality(quality: dict[str, Any], what: str, titles: dict[str, str]) -> list[str]:
     scores = quality["scores"]
-    names = [name for name in TITLES if name in scores["models"]]
-    languages = scores["languages"]
-    passages = max(scores["passages"].values())
+    names = [name for name in titles if name in scores["models"]]
+    languages, passages = scores["languages"], max(scores["passages"].values())
 
-    def cells(cell: Callable[[str], str]) -> list[str]:
-        return [cell(name) for name in names]
+    def kl(name: str, tag: str) -> dict[str, Any]:
+        return scores["models"][name]["languages"][tag]["kl"]
 
-    def kl(name: str, tag: str) -> str:
-        return _interval(scores["models"][name]["languages"][tag]["kl"])
+    def row(name: str) -> list[str]:
+        tag = scores["models"][name]["worst"]["kl"]
+        mean = statistics.fmean(kl(name, tag)["value"] for tag in languages)
+        cells = [f"{kl(name, tag)['value']:.3f}" for tag in languages]
+        return [titles[name], f"**{_interval(kl(name, tag))}** {tag}", f"{mean:.3f}", *cells]
 
-    def worst_cell(name: str) -> str:
-        tag, entry = worst(scores, name)
-        return f"**{_interval(entry)}** {tag}"
-
-    def mean_cell(name: str) -> str:
-        found = [entry["kl"]["value"] for entry in scores["models"][name]["languages"].values()]
-        return f"{statistics.fmean(found):.3f}"
-
-    rows = [
-        ["worst language", *cells(worst_cell)],
-        ["mean", *cells(mean_cell)],
-        *([tag, *cells(lambda name, tag=tag: kl(name, tag))] for tag in languages),
-        ["MB of weights", *cells(lambda name: f"{scores['models'][name]['bytes'] / 1e6:.0f}")],
-    ]
     return [
-        f"## What each language pays ({quality['date']})",
-        f"KL(bf16 model ‖ quantised), nats per token, full vocabulary, fp32, with its 95% interval over passages; "
-        f"the probe, {passages} passages × {len(languages)} languages"
-        + (" (**a trial: not all 40**)." if quality["limit"] else "."),
-        _table(["", *(TITLES[name] for name in names)], rows),
-        *_verdicts(scores, "balanced-peer", "balanced"),
-        *_verdicts(scores, "english", "balanced"),
+        f"## What each language pays: {what}",
+        *_made(quality),
+        "KL(bf16 model ‖ quantised), nats per token, full vocabulary, fp32; the worst language with its 95% interval "
+        f"over passages; {passages} passages × {len(languages)} languages.",
+        _table(["", "worst language", "mean", *languages], [row(name) for name in names]),
+        *_verdicts(scores, titles),
         "Read with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
-        "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help, the "
-        "probe everyday prose. Each sequence's start token counts eightfold in onggi's moments, once in the peer's.",
+        "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help. "
+        "Each sequence's start token counts eightfold in onggi's moments, once in the peers'.",
     ]
 
 
-def _verdicts(scores: dict[str, Any], first: str, second: str) -> list[str]:
-    """In which languages `second` differs from `first`, by the paired test of `onggi evaluate`."""
-    found = [c for c in scores["comparisons"] if {c["first"], c["second"]} == {first, second}]
-    if not found:
-        return []
-    by_verdict: dict[str, list[str]] = {}
-    for tag, entry in found[0]["languages"].items():
-        by_verdict.setdefault(entry["verdict"], []).append(tag)
-    said = "; ".join(f"{verdict} in {len(tags)} ({', '.join(tags)})" for verdict, tags in by_verdict.items())
-    a, b = TITLES[found[0]["first"]], TITLES[found[0]["second"]]
+def _verdicts(scores: dict[str, Any], titles: dict[str, str]) -> list[str]:
+    """In which languages ours differ from the peers on the same text, by the paired test of `onggi evaluate`."""
+    lines = []
+    for found in scores["comparisons"]:
+        two = {found["first"], found["second"]}
+        ours = next((name for name in ("balanced", "free", "minimax") if name in two), None)
+        theirs = {f"{peer}-balanced" for peer in PEERS} | ({"balanced"} if ours == "minimax" else set())
+        if ours is None or not two & (theirs - {ours}):
+            continue
+        by: dict[str, list[str]] = {}
+        for tag, entry in found["languages"].items():
+            by.setdefault(entry["verdict"], []).append(tag)
+        said = "; ".join(f"{verdict} in {len(tags)} ({', '.join(tags)})" for verdict, tags in by.items())
+        first, second = titles[found["first"]], titles[found["second"]]
+        lines.append(f"- {second} against {first}: {said}.")
+    return ["Paired by passage, corrected for all languages:", *lines] if lines else []
+
+
+def _growth(growth: dict[str, Any]) -> list[str]:
+    size = growth["size"]
+    rows = [
+        [layers, _seconds(run["quantisation"]), _seconds(run["wall"]), f"{run['peak'] / 2**30:.2f}"]
+        for layers, run in growth["runs"].items()
+    ]
     return [
-        f"- {b} against {a}, paired by passage, corrected for {len(scores['languages'])} languages: {said}."
+        "## Cost as the model grows",
+        *_made(growth),
+        f"`onggi quantize` on layers of Llama 3 8B's shapes ({size['hidden']} wide, {size['mlp']} in the MLP, "
+        f"{size['heads']} heads, {size['groups']} of keys and values), random weights, a vocabulary of bytes, "
+        f"{size['tokens']:,} tokens. A further layer takes {growth['layer']:.1f} s.",
+        _table(["layers", "quantisation, s", "whole process, s", "peak memory, GiB"], rows),
     ]
 
 
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
+def _seconds(value: float) -> str:
+    return f"{value:.1f}" if value < 100 else f"{value:.0f}"
 
 
 def _interval(entry: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ Runs with .venv-bench's python, apart from onggi. It is what the peer's own exam
 with a `GPTQModifier` on all linear modules but the head, scheme W4A16: symmetric int4, groups of
 128), everything else left at its defaults: static activation order, damping 0.01, blocks of 128,
 the sequential pipeline, one sequence a batch. The dataset holds ids already, so nothing is
-tokenised anew, and is not shuffled. Its times go to a JSON file: `oneshot_seconds` is the
-quantisation alone, without loading and saving.
+tokenised anew, and is not shuffled. Its times go to a JSON file: `seconds` is the quantisation
+alone, without loading and saving.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     for name in ("--model", "--ids", "--out", "--facts"):
         parser.add_argument(name, required=True, type=Path)
+    parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     given = parser.parse_args()
 
     rows = [json.loads(line) for line in given.ids.read_text().splitlines()]
     length = max(len(row["input_ids"]) for row in rows)
     started = time.perf_counter()
-    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(given.model, dtype=getattr(torch, given.dtype))
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     loaded = time.perf_counter()
     recipe = GPTQModifier(targets="Linear", scheme="W4A16", ignore=["lm_head"])
@@ -51,10 +52,11 @@ def main() -> None:
     tokenizer.save_pretrained(given.out)
     facts = {
         "load_seconds": loaded - started,
-        "oneshot_seconds": quantized - loaded,
+        "seconds": quantized - loaded,
         "save_seconds": time.perf_counter() - quantized,
         "sequences": len(rows),
         "tokens": sum(len(row["input_ids"]) for row in rows),
+        "dtype": given.dtype,
         "damping": recipe.dampening_frac,
         "block": recipe.block_size,
         "actorder": str(recipe.resolved_config.config_groups["group_0"].weights.actorder),

@@ -9,12 +9,15 @@ bits of the logits, and now and then a greedy token, depend on which ones did.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
+import json
 import os
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import ledger
 from ..errors import OnggiError, one_line
@@ -51,6 +54,37 @@ class Engine(server.Engine):
         if not self.chats:
             prompts = [as_text(prompt) for prompt in prompts]
         return super().generate(prompts, sampling)
+
+    def tokenize(self, text: str, *, start: bool = True) -> list[int]:
+        """Token ids of the text as llama.cpp cuts it; `start`: with the start token, where the file asks for it."""
+        return [int(i) for i in self._ask("/tokenize", content=text, add_special=start)["tokens"]]
+
+    def likeliest(self, ids: Sequence[int], count: int) -> list[tuple[int, float]]:
+        """The `count` likeliest tokens after `ids`, each with its log-probability, before any sampling."""
+        # The server tells nothing of a token that ends the text or is half a character. A bias makes it sample
+        # another one; the probabilities that it tells are those before the bias.
+        bias = [[self._whole, 1000.0]]
+        reply = self._ask(
+            "/completion", prompt=list(ids), n_predict=1, n_probs=count, temperature=0, logit_bias=bias
+        )
+        found = reply["completion_probabilities"][0]["top_logprobs"]
+        return [(int(entry["id"]), float(entry["logprob"])) for entry in found]
+
+    @functools.cached_property
+    def _whole(self) -> int:
+        """A token that is a whole character."""
+        return self.tokenize("x", start=False)[-1]
+
+    def _ask(self, path: str, **body: object) -> Any:
+        """What the server answers beside /v1. Raises OnggiError where it does not."""
+        url = self.at.url.removesuffix("/v1") + path
+        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=self.options.timeout) as reply:
+                return json.load(reply)
+        except OSError as error:
+            raise OnggiError(f"{self.path}: llama.cpp does not answer ({one_line(error)}).") from error
 
 
 def cores() -> int:

@@ -10,7 +10,7 @@ bits and differ with the number of positions run together, so a score moves by u
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,24 @@ class Scorer:
                 greedy = greedy and int(logits.argmax()) == target
         return Scored(total, len(ids) - start, greedy)
 
-    def _decode(self, ids: list[int], first: int, wanted: range) -> None:
+    def logits(self, ids: Sequence[int], wanted: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """For each position `wanted` of `ids`, the start token among them, in their order: the position, and the
+        logits (vocabulary,) fp32 of what comes after it. OnggiError where the context is too short.
+        """
+        ids = list(ids[: max(wanted) + 1])
+        if len(ids) > self.context:
+            raise OnggiError(f"{self.path}: {len(ids)} tokens exceed the context of {self.context}.")
+        self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
+        self._held = []
+        for first in range(0, len(ids), _BATCH):
+            last = min(first + _BATCH, len(ids))
+            here = sorted({position for position in wanted if first <= position < last})
+            self._decode(ids[first:last], first, here)
+            for position in here:
+                row = self._llama.llama_get_logits_ith(self._context, position - first)
+                yield position, np.ctypeslib.as_array(row, shape=(self._width,)).copy()
+
+    def _decode(self, ids: list[int], first: int, wanted: Container[int]) -> None:
         batch: Any = self._batch
         batch.n_tokens = len(ids)
         for i, token in enumerate(ids):

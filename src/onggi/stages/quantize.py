@@ -14,7 +14,7 @@ from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import healing, pretrain_plan, quantize_bits, quantize_gguf, quantize_text
+from . import healing, pretrain_plan, quantize_bits, quantize_gguf, quantize_imatrix, quantize_text
 from .base import Names, Plan, Stage, command, options, precision
 
 _REVISION = 1
@@ -58,6 +58,7 @@ Format = Literal[
     "gguf:BF16",
     "gguf:F16",
     "gguf:F32",
+    "imatrix",
 ]
 # The types of GGUF that say a size for another mixture of types.
 Like = Literal[
@@ -130,7 +131,11 @@ class QuantizeConfig:
     """Layout of the files. compressed-tensors: what vLLM and transformers load. gptq: the older layout
     of 4 and 8 bits, for servers that know only that; transformers then needs gptqmodel. gguf:TYPE: one file,
     model.gguf, for llama.cpp, Ollama and LM Studio, its types as llama-quantize's of that name; gguf: types mixed by
-    --budget or --like."""
+    --budget or --like. imatrix: no weights, but what llama-quantize weighs rounding errors by, for each language and
+    balanced."""
+    verify: bool = False
+    """Of a GGUF: run it in llama.cpp and compare its tokens and distributions with what was written, some seconds for
+    a small model (pip install 'onggi[llama]'). It holds the model in 32 bits in memory."""
     embedding: Literal["w8", "w4-g32"] | None = None
     """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
     transformers only. In a small model with a large vocabulary they are most of the weights."""
@@ -203,6 +208,10 @@ class QuantizeConfig:
             )
         if self.damage != "kl" and self.fairness != "minimax" and not self.mixes:
             raise OnggiError(f"damage: {self.damage} is for --fairness minimax and for --budget.")
+        if self.format == quantize_imatrix.FORMAT:
+            quantize_imatrix.check(self)
+        if self.verify and not quantize_gguf.kind(self):
+            raise OnggiError(f"verify: runs a GGUF in llama.cpp, and --format is {self.format}.")
         if quantize_gguf.kind(self):
             quantize_gguf.check(self)
         elif self.like:
@@ -293,6 +302,8 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
 
     transformers_logging.disable_progress_bar()
     with job:
+        if config.format == quantize_imatrix.FORMAT:
+            return quantize_imatrix.quantize(config, job)
         return (quantize_gguf.quantize if quantize_gguf.kind(config) else _quantize)(config, job)
 
 
@@ -569,6 +580,7 @@ def plan(config: QuantizeConfig) -> Plan:
     made = size.bytes - int(
         (size.bytes if config.embedding or kind else size.layers * size.layer_bytes) * saved
     )
+    made = 0 if config.format == quantize_imatrix.FORMAT else made
     made = budget.bytes if budget and budget.bytes else made
     if config.fairness == "minimax" or config.mixes:  # the output head is at hand to see the damage
         held += 2 * size.vocabulary * size.hidden

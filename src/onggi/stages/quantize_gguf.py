@@ -15,7 +15,7 @@ from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
 from ..progress import progress, release_memory, say
-from . import quantize_bits, quantize_gguf_bits, quantize_text
+from . import quantize_bits, quantize_gguf_bits, quantize_text, quantize_verify
 
 if TYPE_CHECKING:
     from ..models.gguf.writing import Description
@@ -176,6 +176,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             facts=facts,
             step=bar.step,
         )
+    verified = quantize_verify.verify(job.work / gguf.FILE, job.partial) if config.verify else None
     _modelfile(job.work / MODELFILE, described, base)
     about = {
         **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},
@@ -193,6 +194,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         if text.drawn
         else None,
         "precision": str(dtype).removeprefix("torch.") if text.drawn else None,
+        "verified": verified,
         "serve": f"llama-server -m FOLDER/{gguf.FILE}",
         "layers": [vars(layer) for layer in [*layers, *outside]],
     }

@@ -1,0 +1,111 @@
+"""`onggi quantize --format imatrix`: importance matrices for llama.cpp's own quantizer, a language each and balanced.
+
+For those who keep llama-quantize: no weights are written, only what it weighs rounding errors by.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from .. import ledger
+from ..errors import OnggiError
+from ..ledger import Artifact
+from ..progress import progress, release_memory, say
+from . import quantize_text
+
+if TYPE_CHECKING:
+    from .quantize import QuantizeConfig
+
+FORMAT = "imatrix"
+FILE, ABOUT = "imatrix.gguf", "imatrix.json"
+
+
+def check(config: QuantizeConfig) -> None:
+    """Raises OnggiError for options that say how weights are rounded, which nothing is here."""
+    for option, plain in (
+        ("scheme", "w4a16-g128"),
+        ("method", "gptq"),
+        ("embedding", None),
+        ("budget", None),
+    ):
+        if getattr(config, option) != plain:
+            raise OnggiError(
+                f"{option}: nothing is rounded for --format imatrix; leave it out, llama-quantize has its own."
+            )
+    if config.fairness == "minimax":
+        raise OnggiError(
+            "fairness: minimax moves shares by the damage of rounding, and nothing is rounded here."
+        )
+
+
+def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
+    """Write DIR/imatrix.gguf, in which every language has the same say, and DIR/imatrix-LANGUAGE.gguf.
+
+    With --fairness none there is one pot of text and so one file. Raises OnggiError for a model that GGUF cannot
+    express or a mixture of experts.
+    """
+    from ..engines.transformers import default_device
+    from ..models import references
+    from ..models.decoder import skeleton
+    from ..models.gguf import writing
+    from ..quantize import importance
+    from ..quantize.formats import imatrix
+    from .base import command, precision
+    from .quantize import STAGE, _check_shapes
+
+    folder = references.resolve(config.model)
+    described = writing.describe(folder)
+    device = default_device()
+    dtype = precision(job, config.precision, device)
+    text = quantize_text.calibration(config, folder, job)
+    drawn = text.drawn
+    assert drawn
+    release_memory()
+    decoder = skeleton(folder, dtype)
+    _check_shapes(config.model, described.source, decoder)
+    with progress(f"imatrix {job.out.name}", len(decoder.layers)) as bar:
+
+        def step(index: int) -> None:
+            job.tick()
+            bar.step(1, f"layer {index + 1}")
+
+        found = importance.diagonals(described.source, decoder, drawn, job.partial, device, step)
+    length = drawn.ids.shape[1]
+    parts = {}
+    for number, language in enumerate(drawn.names):
+        tokens = drawn.counts.get(language) or sum(drawn.counts.values())
+        entries = {
+            described.names[tensor]: _entry(means[number : number + 1].numpy(), tokens)
+            for tensor, means in found.items()
+        }
+        called = f"{config.text} ({language})"
+        parts[language] = imatrix.Imatrix(entries, (called,), -(-tokens // length), length)
+    names = [FILE]
+    imatrix.write(job.work / FILE, imatrix.merge(list(parts.values())))
+    if len(parts) > 1:
+        for language, own in parts.items():
+            names.append(f"imatrix-{language}.gguf")
+            imatrix.write(job.work / names[-1], own)
+    about: dict[str, Any] = {
+        "base": {"name": references.parse(config.model).name, "source": config.model},
+        "made_by": "onggi quantize",
+        "calibration": {**text.about, "tokens": drawn.counts, "short": drawn.short},
+        "precision": str(dtype).removeprefix("torch."),
+        "matrices": len(found),
+    }
+    ledger.write_json(job.work / ABOUT, about)
+    made = job.finish([*names, ABOUT, *text.files], command=command(STAGE, config, job.out))
+    say(
+        f"Use it: llama-quantize --imatrix {shlex.quote(str(job.out / FILE))} model-BF16.gguf model.gguf Q4_K_M "
+        f"(onggi quantize {shlex.quote(config.model)} --format gguf:BF16 writes the first)"
+    )
+    return made
+
+
+def _entry(means: Any, tokens: int) -> Any:
+    import numpy as np
+
+    from ..quantize.formats import imatrix
+
+    return imatrix.Entry((means * tokens).astype(np.float32), np.full(1, tokens, np.float32))
