@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from forks import killed
+from onggi.cli import main
 from onggi.languages import Languages
 from onggi.stages import EvaluateConfig, QuantizeConfig, evaluate, quantize
 
@@ -14,10 +15,13 @@ LANGUAGES = "en,ko,ar,km"
 
 def test_evaluate_killed_at_random_moments(tiny: Path, tmp_path: Path) -> None:
     w4 = quantize(QuantizeConfig(str(tiny), method="rtn"), tmp_path / "w4").path
-    config = EvaluateConfig([f"w4={w4}"], f"base={tiny}", languages=Languages(LANGUAGES), limit=12)
-    whole = evaluate(config, tmp_path / "whole")
+    whole = evaluate(
+        EvaluateConfig([f"w4={w4}"], f"base={tiny}", languages=Languages(LANGUAGES), limit=12),
+        tmp_path / "whole",
+    )
     out = tmp_path / "killed"
     words = ["evaluate", f"w4={w4}", "--reference", f"base={tiny}", "--languages", LANGUAGES, "--limit", "12"]
+    words += ["--out", str(out)]
     generator = random.Random(0)
     kept: list[int] = []
     # After some of the states of the first model; after some languages have been scored.
@@ -26,10 +30,10 @@ def test_evaluate_killed_at_random_moments(tiny: Path, tmp_path: Path) -> None:
         def there(pattern: str = pattern) -> int:
             return len(list((out / ".partial").glob(pattern)))
 
-        killed(*words, "--out", str(out), when=lambda: there() >= 2, after=generator.random() * 0.01)
+        killed(*words, when=lambda: there() >= 2, after=generator.random() * 0.01)
         if not (out / "stage.json").exists():
             kept.append(there())
     assert kept, "every kill came after the end"
-    again = evaluate(config, out)
+    assert main(words) == 0
     for name in ("scores.json", "items.parquet"):
-        assert (again.path / name).read_bytes() == (whole.path / name).read_bytes()
+        assert (out / name).read_bytes() == (whole.path / name).read_bytes()

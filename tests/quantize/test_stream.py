@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from forks import killed
 from onggi import ledger, text
+from onggi.cli import main
 from onggi.errors import OnggiError
 from onggi.grids import IntegerGrid, Steps
 from onggi.languages import Languages
@@ -152,25 +153,24 @@ def test_widths_that_128_does_not_divide_fall_back() -> None:
 
 
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tiny_gemma: Path, tmp_path: Path) -> None:
-    given = config(tiny_gemma, tokens=3000)
-    whole = quantize(given, tmp_path / "whole")
+    whole = quantize(config(tiny_gemma, tokens=3000), tmp_path / "whole")
     out = tmp_path / "killed"
     work = out / ".partial" / "out"
     generator = random.Random(0)
     seen: set[int] = set()
     words = ["quantize", str(tiny_gemma), "--text", "starter", "--languages", "en,ko,km", "--tokens", "3000"]
+    words += ["--out", str(out)]
     for wanted in (1, 3):
         # Killed a random moment after so many layers are finished.
         killed(
             *words,
-            *("--out", str(out)),
             when=lambda wanted=wanted: len(list(work.glob("layer-*.json"))) >= wanted,
             after=generator.random() * 0.05,
         )
         if not (out / "stage.json").exists():
             seen.add(len(list(work.glob("layer-*.json"))))
     assert max(seen) >= 1, "every kill came before the first layer or after the end"
-    assert digests(quantize(given, out).path) == digests(whole.path)
+    assert main(words) == 0 and digests(out) == digests(whole.path)
     assert not (out / ".partial").exists()
 
 
