@@ -44,7 +44,7 @@ def pairs(names: list[str]) -> list[tuple[str, str]]:
     """The pairs that a goal is about."""
     theirs = [name for name in names if name.startswith(PEERS)]
     wanted = [(ours, peer) for ours in ("balanced", "best", "free") for peer in theirs]
-    wanted += [("minimax", "balanced"), ("best", "balanced"), ("free", "balanced"), ("balanced", "english")]
+    wanted.append(("minimax", "balanced"))
     return [pair for pair in wanted if set(pair) <= set(names)]
 
 

@@ -114,7 +114,7 @@ def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "*Peak memory*: the largest resident set of the whole process, as the kernel counts it (`wait4`), with "
         "the pages of files it maps.",
         *_share(speed),
-        *_doubts(runs),
+        *_doubts(runs, speed["machine"]["cores"]),
     ]
 
 
@@ -168,14 +168,14 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "takes the text, languages and tokens that `--effort best` takes by itself.",
         _table(head, rows),
         *failed,
-        *_doubts(list(made["records"].values())),
+        *_doubts(list(made["records"].values()), made["machine"]["cores"]),
     ]
 
 
-def _doubts(records: Sequence[dict[str, Any]]) -> list[str]:
+def _doubts(records: Sequence[dict[str, Any]], cores: int) -> list[str]:
     """What in the records speaks against their numbers, or that nothing does."""
     lines = []
-    busy = [run["others"] / (run["wall"] * 2) for run in records if run.get("others") is not None]
+    busy = [run["others"] / (run["wall"] * cores) for run in records if run.get("others") is not None]
     if busy:
         lines.append(
             f"- Other processes used {min(busy):.0%}–{max(busy):.0%} of the machine during the runs"

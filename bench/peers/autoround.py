@@ -47,6 +47,12 @@ def main() -> None:
         **own,
     )
     rounding.quantize_and_save(str(given.out), format=given.format)
+    # It saves into a folder of its own below, named by model and scheme.
+    made = {
+        path.parent for path in given.out.rglob("*") if path.name == "config.json" or path.suffix == ".gguf"
+    }
+    for file in [file for folder in made - {given.out} for file in folder.iterdir()]:
+        file.rename(given.out / file.name)
     facts = {
         "seconds": time.perf_counter() - started,
         "sequences": len(rows),

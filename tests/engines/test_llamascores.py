@@ -65,3 +65,30 @@ def test_scores_of_smollm2() -> None:
         assert found[index].tokens == count
         # llama.cpp computes with activations of 8 bits: close, token by token, and not equal.
         assert abs(found[index].logprob - np.sum(exact)) / count < 0.15, (context, continuation)
+
+
+@pytest.mark.real
+def test_logits_of_smollm2_are_the_models_own() -> None:
+    pytest.importorskip("llama_cpp")
+    import torch
+
+    from onggi.engines.transformers import Engine
+
+    path = references.gguf("package:smollm2-135m")
+    assert path is not None
+    engine = Engine(references.resolve("package:smollm2-135m"))
+    for text in (
+        "The capital of France is Paris, and of Spain Madrid.",
+        "대한민국의 수도는 서울이다.",
+        "عاصمة مصر هي القاهرة",
+    ):
+        ids = [engine.tokens.prefix, *engine.tokens.encode(text)]
+        (states, _), wanted = engine.states([text])[0], [0, 3, len(ids) - 2]
+        log_p = engine.head.logits(states[wanted]).log_softmax(-1)
+        with Scorer(path, engine.tokens, context=640) as scorer:
+            found = dict(scorer.logits(ids, wanted))
+            assert list(found) == wanted
+            with pytest.raises(OnggiError, match="641 tokens exceed the context of 640"):
+                list(scorer.logits([ids[0]] * 700, [640]))
+        log_q = torch.stack([torch.from_numpy(found[at]) for at in wanted]).log_softmax(-1)
+        assert float((log_p.exp() * (log_p - log_q)).sum(-1).mean()) < 0.05  # of activations in 8 bits
