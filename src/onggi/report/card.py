@@ -89,7 +89,7 @@ def _errors(layers: Sequence[Mapping[str, Any]]) -> list[str]:
         most, where = max(own)
         middle = statistics.median(error for error, _ in own)
         lines.append(f"| {tags.name(name)} | {middle:.4f} | {most:.4f} | {where} |")
-    return [*lines, ""]
+    return lines
 
 
 def _balance(balance: Mapping[str, Any]) -> list[str]:
