@@ -300,7 +300,8 @@ class _Nested:
             whole = scales.amax(1, keepdim=True) / self.most
         self.d = _half(_away_from_zero(whole))
         self.c = self._within(scales / self.d)
-        self.dmin = self.m = None
+        self.dmin: Tensor | None = None
+        self.m: Tensor | None = None
         if groups.offset is not None:
             offsets = self._by_block(groups.offset)
             self.dmin = _half(offsets.amax(1, keepdim=True) / self.most)
@@ -355,7 +356,7 @@ class _Nested:
         self._errors(self.d, self.c, self.dmin, self.m)  # for its levels
         qq, q, one, wq, w = map(self._by_block, self.groups.sums())
         a, p = (self.c * self.c * qq).sum(1, keepdim=True), (self.c * wq).sum(1, keepdim=True)
-        dmin = None
+        dmin: Tensor | None = None
         if self.m is None:
             d = p / a.clamp_min(1e-30)
         else:
