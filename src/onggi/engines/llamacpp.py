@@ -57,14 +57,14 @@ class Engine(server.Engine):
 
     def tokenize(self, text: str, *, start: bool = True) -> list[int]:
         """Token ids of the text as llama.cpp cuts it; `start`: with the start token, where the file asks for it."""
-        return [int(i) for i in self._ask("/tokenize", content=text, add_special=start)["tokens"]]
+        return [int(i) for i in self._post("/tokenize", content=text, add_special=start)["tokens"]]
 
     def likeliest(self, ids: Sequence[int], count: int) -> list[tuple[int, float]]:
         """The `count` likeliest tokens after `ids`, each with its log-probability, before any sampling."""
         # The server tells nothing of a token that ends the text or is half a character. A bias makes it sample
         # another one; the probabilities that it tells are those before the bias.
         bias = [[self._whole, 1000.0]]
-        reply = self._ask(
+        reply = self._post(
             "/completion", prompt=list(ids), n_predict=1, n_probs=count, temperature=0, logit_bias=bias
         )
         found = reply["completion_probabilities"][0]["top_logprobs"]
@@ -75,7 +75,7 @@ class Engine(server.Engine):
         """A token that is a whole character."""
         return self.tokenize("x", start=False)[-1]
 
-    def _ask(self, path: str, **body: object) -> Any:
+    def _post(self, path: str, **body: object) -> Any:
         """What the server answers beside /v1. Raises OnggiError where it does not."""
         url = self.at.url.removesuffix("/v1") + path
         request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
