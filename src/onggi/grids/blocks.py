@@ -220,10 +220,9 @@ class _Groups:
             return [(extreme.abs() * (clip / grid.high), None) for clip in clips]
         # The side with one level more takes the largest weight, or the other side does.
         low, high = (grid.table[0], grid.table[-1]) if grid.table else (grid.low, grid.high)
-        other = clips[::2] if len(clips) > 1 else ()
-        return [(extreme * (clip / low), None) for clip in clips] + [
-            (extreme * (clip / high), None) for clip in other
-        ]
+        shares = [clip / low for clip in clips]
+        shares += [clip / high for clip in clips[::2]] if len(clips) > 1 else []
+        return [(extreme * share, None) for share in shares]
 
     def snap(self, scale: Tensor, offset: Tensor | None) -> None:
         """Levels of the weights, counted from the offset."""

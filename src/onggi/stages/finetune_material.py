@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..train.dialogues import DialogueBatches
     from ..train.validation import Validation
     from .finetune import FinetuneConfig
+    from .finetune_data import Data, Start
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Material:
     licence: of the plain text.
     """
 
-    data: data.Data
-    start: data.Start
+    data: Data
+    start: Start
     length: int
     batches: DialogueBatches | None
     once: int

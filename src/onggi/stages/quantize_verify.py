@@ -119,7 +119,8 @@ def _compared(llama: Llama, ours: Engine, passage: str, language: str) -> tuple[
         log_p = torch.tensor([value for _, value in likeliest], dtype=torch.float64)
         rest = (1 - log_p.exp().sum()).clamp_min(1e-12).log()
         found.append((torch.tensor([i for i, _ in likeliest]), log_p.float(), rest.float()))
-    signal = Sparse(*(torch.stack(part).to(ours.device) for part in zip(*found, strict=True)))
+    entries, log_p, rest = (torch.stack(part).to(ours.device) for part in zip(*found, strict=True))
+    signal = Sparse(entries, log_p, rest)
     at = torch.tensor(ends) - 1
     with torch.no_grad():
         nats = divergence(states[at].to(ours.device), ours.head, signal, targets[at].to(ours.device))
