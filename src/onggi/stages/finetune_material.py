@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ..errors import OnggiError
-from . import finetune_data as data
+from . import finetune_data
+from .finetune_data import Data, Replay, Start
 from .finetune_measures import Measures, prompts
 
 if TYPE_CHECKING:
@@ -49,9 +50,7 @@ class Material:
         return max(config.batch_tokens // (2 * self.length), 1)
 
 
-def material(
-    config: FinetuneConfig, found: data.Data, replay: data.Replay, start: data.Start, engine: Any
-) -> Material:
+def material(config: FinetuneConfig, found: Data, replay: Replay, start: Start, engine: Any) -> Material:
     """Tokens of the dialogues `found` and of `replay`, and what is to be measured, for the model of `engine`."""
     from .. import text
     from ..train.validation import Validation
@@ -64,8 +63,10 @@ def material(
             "held out": [replace(d, messages=(*d.messages, *d.chosen)) for d in found.held_out],
             "rejected": [replace(d, messages=(*d.messages, *d.rejected)) for d in found.held_out],
         }
-    made = {side: list(data.taught(own, start, engine.ends, config.turns)) for side, own in sides.items()}
-    length = data.length(config.length, [len(t.ids) for _, t in made["train"]], engine.window)
+    made = {
+        side: list(finetune_data.taught(own, start, engine.ends, config.turns)) for side, own in sides.items()
+    }
+    length = finetune_data.length(config.length, [len(t.ids) for _, t in made["train"]], engine.window)
     if length > config.batch_tokens:
         raise OnggiError(
             f"batch_tokens: {config.batch_tokens} are less than one sequence of {length} (--length)."
@@ -89,7 +90,7 @@ def _batches(
     config: FinetuneConfig,
     taught: Sequence[tuple[Any, Taught]],
     over: Mapping[str, Sequence[str]],
-    start: data.Start,
+    start: Start,
     length: int,
 ) -> tuple[DialogueBatches, int]:
     """The batches of a training on answers, and how many sequences of dialogues go over all of them once."""
@@ -97,7 +98,7 @@ def _batches(
     from ..train import dialogues as batches
 
     marks = packing.marks(start.folder, start.tokens)
-    fit = data.fitting(taught, length)
+    fit = finetune_data.fitting(taught, length)
     if config.balance == "none":
         fit = {"all": [one for own in fit.values() for one in own]}
     texts = {
