@@ -125,6 +125,11 @@ def said(message: str) -> str:
     """A message of jsonargparse's in words for a user."""
     message = re.sub(r"\s+", " ", message).strip()
     match = re.search(r"Expected an? (.+?)\. Got value: (.*)$", message)
+    if not match:  # of an option that may be left out
+        union = (
+            r"Union subtypes .*? - Expected an? (.+?) - Expected an? <class 'NoneType'> .*?Given value: (.*)$"
+        )
+        match = re.search(union, message)
     if match:
         kind = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", match[1]).replace("typing.", "")
         options = re.search(r"Literal\[(.+?)\]", kind)
