@@ -20,14 +20,14 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALL
 
 @dataclass(frozen=True)
 class Peer:
-    """title: as the page names it. requirement: what pip is asked for, after torch. script: bench/peers/SCRIPT.py.
+    """title: as the page names it. requirements: what pip is asked for, after torch. script: bench/peers/SCRIPT.py.
     constraints: the versions of all it needs, as frozen where the bench was written. dtypes: of the model while it
     is quantised, the peer's own default first; where there are two, the bench tries which is faster.
     """
 
     name: str
     title: str
-    requirement: str
+    requirements: tuple[str, ...]
     venv: Path
     script: str
     constraints: str
@@ -49,13 +49,14 @@ class Peer:
         return [str(self.python), str(self.files[0]), *words]
 
 
+# GPTQModel 7.7 wants torch 2.14.1, whose wheels bring five gigabytes of CUDA libraries; 7.6 takes the torch of the others.
 PEERS = {
     peer.name: peer
     for peer in (
         Peer(
             "llmcompressor",
             "llm-compressor",
-            "llmcompressor==0.14.*",
+            ("llmcompressor==0.14.*",),
             ROOT / ".venv-bench",
             "llmcompressor_gptq",
             "constraints.txt",
@@ -64,7 +65,7 @@ PEERS = {
         Peer(
             "gptqmodel",
             "GPTQModel",
-            "gptqmodel==7.7.0",
+            ("gptqmodel==7.6.0",),
             ROOT / "build" / ".venv-bench-gptqmodel",
             "gptqmodel_gptq",
             "constraints-gptqmodel.txt",
@@ -73,7 +74,7 @@ PEERS = {
         Peer(
             "autoround",
             "AutoRound",
-            "auto-round==0.16.1",
+            ("auto-round==0.16.1", "compressed-tensors==0.20.0"),
             ROOT / "build" / ".venv-bench-autoround",
             "autoround",
             "constraints-autoround.txt",
@@ -99,7 +100,7 @@ def environment(peer: Peer) -> str | None:
     subprocess.run([sys.executable, "-m", "venv", str(peer.venv)], check=True)
     torch = next(line for line in wanted.splitlines() if line.startswith("torch=="))
     pip = [str(peer.python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    for requirement in (torch, peer.requirement):
+    for requirement in (torch, *peer.requirements):
         done = subprocess.run(
             [*pip, "--constraint", str(HERE / peer.constraints), requirement],
             stdout=subprocess.PIPE,

@@ -67,7 +67,7 @@ def _peers(result: dict[str, Any]) -> dict[str, str]:
     found = {}
     for record in made:
         if record["tool"] in PEERS:
-            package = PEERS[record["tool"]].requirement.partition("=")[0]
+            package = PEERS[record["tool"]].requirements[0].partition("=")[0]
             found[package] = record["facts"]["versions"][package]
     return found
 

@@ -51,8 +51,10 @@ def main() -> None:
     made = {
         path.parent for path in given.out.rglob("*") if path.name == "config.json" or path.suffix == ".gguf"
     }
-    for file in [file for folder in made - {given.out} for file in folder.iterdir()]:
-        file.rename(given.out / file.name)
+    for folder in made - {given.out}:
+        for file in list(folder.iterdir()):
+            file.rename(given.out / file.name)
+        folder.rmdir()
     facts = {
         "seconds": time.perf_counter() - started,
         "sequences": len(rows),
