@@ -73,7 +73,7 @@ def test_overrides(write: Write, prefix: str) -> None:
         ("score.limit=3", "no stage 'score'. Did you mean 'scores'?"),
         ("w4.tokns=64", "stages.w4.tokns: quantize has no option 'tokns'. Did you mean 'tokens'?"),
         ("w4.tokens=many", "stages.w4.tokens: expected int, not many"),
-        ("w4.tokens=", "stages.w4.tokens: has no value"),
+        ("w4.damping=", "stages.w4.damping: has no value"),
         ("w4.text=${calibratio}", "stages.w4: refers to ${calibratio}, which is no stage here. Did you mean"),
         ("w4.text=[", "'w4.text=[': the value is not valid YAML"),
         ("w4.tokens", "an override is STAGE.KEY=VALUE"),
@@ -112,7 +112,7 @@ def test_wrong_overrides(write: Write, override: str, said: str) -> None:
         (ONE.replace("a:", "../a:"), "'../a' cannot be a name"),
         (ONE.replace("en}", "en, fallback: '${b}'}"), "refers to ${b}, which is no stage here. There is: a."),
         ("stages: {a: {verb: quantize, model: m, tokens: 8.5}}", "stages.a.tokens: expected int, not 8.5"),
-        ("stages: {a: {verb: quantize, model: m, tokens: null}}", "stages.a.tokens: has no value"),
+        ("stages: {a: {verb: quantize, model: m, damping: null}}", "stages.a.damping: has no value"),
         (
             "stages: {a: {verb: quantize, model: m, scheme: w4}}",
             "stages.a.scheme: expected one of w4a16-g128, w4a16-g64, ",

@@ -232,7 +232,7 @@ def test_options_that_rounding_does_not_look_at_are_named(
     said = capsys.readouterr()
     words = "--text, --languages, --tokens, --seed: not used, since rtn rounds w4a16-g128 without any text."
     assert words in said.out + said.err
-    quantize(config(tiny, method="rtn", text=None, languages=None, tokens=8192), tmp_path / "plain")
+    quantize(config(tiny, method="rtn", text=None, languages=None, tokens=None), tmp_path / "plain")
     again = capsys.readouterr()
     assert "not used" not in again.out + again.err
 
