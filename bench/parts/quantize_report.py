@@ -105,7 +105,7 @@ def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "## Speed and memory",
         *_made(speed),
         f"Eight languages. Median (least–most) of {count} run{'s' * (count > 1)} of each, in turns: the peers, onggi, "
-        f"the peers … Each peer in the dtype that was faster in one run of each (whole process: {tried}).",
+        f"the peers … Each peer in the dtype that was faster in one run of each (whole process: {tried}), after a run that does not count.",
         _table(["", "whole process, s", "quantisation, s", "user + system, s", "peak memory, GiB"], rows),
         "*Whole process*: from exec to exit, with imports, loading, saving (and for onggi reading and "
         "tokenising its text, which the peers are spared: they are handed token ids). *Quantisation*: for a peer "

@@ -22,9 +22,9 @@ from pathlib import Path
 if (os.cpu_count() or 1) < 3:
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
 
-import torch  # noqa: E402
-from gptqmodel import GPTQConfig, GPTQModel  # noqa: E402
-from gptqmodel.utils.model_dequant import dequantize_model  # noqa: E402
+import torch
+from gptqmodel import GPTQConfig, GPTQModel
+from gptqmodel.utils.model_dequant import dequantize_model
 
 
 def main() -> None:
