@@ -28,7 +28,7 @@ lint: $(VENV)/.developer  ## format, lint, types and the floors of the house
 docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (about 90 minutes)
+bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (some hours)
 	@$(BIN)/python bench/quantize.py
 	@$(BIN)/python bench/quantize_gguf.py
 	@$(BIN)/python bench/report.py
