@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from .chunks import Head
-from .gradients import add, given_away
+from .gradients import add, given_away, multiplied
 
 # Positions of one chunk, and the logits of one model at most: 128 MB in fp32.
 _POSITIONS, _LOGITS = 512, 128 << 18
@@ -251,11 +251,11 @@ class _Divergence(torch.autograd.Function):
             loss = torch.zeros((), dtype=torch.float64, device=hidden.device)
             for start in range(0, len(states), positions):
                 own = states[start : start + positions]
-                products = torch.mm(own, rows.T, out=room[: len(own)])  # (chunk, vocab)
+                products = multiplied(own, rows, room[: len(own)])  # (chunk, vocab)
                 if isinstance(teacher, Dense):
                     assert theirs is not None and room_of_teacher is not None
                     their = teacher.hidden[start : start + positions].to(dtype)
-                    products_of_teacher = torch.mm(their, theirs.T, out=room_of_teacher[: len(own)])
+                    products_of_teacher = multiplied(their, theirs, room_of_teacher[: len(own)])
                 for at in range(0, len(own), at_once):
                     few = slice(start + at, min(start + at + at_once, start + len(own)))
                     here = products[at : at + at_once]

@@ -1,10 +1,22 @@
-"""What the losses over the whole vocabulary do alike with gradients that are made in the forward pass."""
+"""What the losses over the whole vocabulary do alike: products, and gradients that are made in the forward pass."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import Tensor, mm
+
+# Entries of the vocabulary of one product: of wider ones a CPU's library copies more of the head, for each thread.
+_ENTRIES = 1 << 15
+
+
+def multiplied(states: Tensor, rows: Tensor, out: Tensor) -> Tensor:
+    """(chunk, vocab) of `states` (chunk, hidden) and `rows` (vocab, hidden), in `out`."""
+    entries = len(rows) if rows.is_cuda else _ENTRIES
+    for start in range(0, len(rows), entries):
+        own = slice(start, start + entries)
+        mm(states, rows[own].T, out=out[:, own])
+    return out
 
 
 def add(

@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from .chunks import Head
-from .gradients import add, given_away
+from .gradients import add, given_away, multiplied
 
 # Positions of one chunk at most, and bytes of its products: in fp32 192 positions with a vocabulary of 262,144. Each
 # chunk reads and writes the gradient of the head once, so smaller ones are slower.
 _POSITIONS, _PRODUCTS = 2048, 192 << 20
-# Entries of the vocabulary of one product: of wider ones a CPU's library copies more of the head, for each thread.
-_ENTRIES = 1 << 15
 # Logits that are gone over together between two products, a dozen times: on a CPU as many as its cache holds.
 _BLOCK = 1 << 19
 
@@ -167,11 +165,7 @@ def _chunk(
     ids: Tensor | None,
 ) -> Tensor:
     """The loss of one chunk; adds to the gradients in `kept` (of hidden states, weight, bias, some rows)."""
-    products = room.products[: len(targets)]  # (chunk, vocab)
-    entries = len(rows) if rows.is_cuda else _ENTRIES
-    for start in range(0, len(rows), entries):
-        one = products[:, start : start + entries]
-        torch.mm(states, rows[start : start + entries].T, out=one)
+    products = multiplied(states, rows, room.products[: len(targets)])  # (chunk, vocab)
     loss = torch.zeros((), dtype=torch.float64, device=states.device)
     for start in range(0, len(targets), room.block):
         part = slice(start, start + room.block)
