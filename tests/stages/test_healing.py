@@ -364,3 +364,11 @@ def test_what_cannot_be_tuned_is_said(
     monkeypatch.setattr(os, "sysconf", lambda name: 1 if name == "SC_PHYS_PAGES" else known(name))
     with pytest.raises(OnggiError, match=r"GiB, for the original .* --effort fast needs a layer at a time"):
         quantize(config(tiny, effort="best"), tmp_path / "large")
+
+
+def test_a_gguf_does_not_recover(tiny: Path, tmp_path: Path) -> None:
+    made = quantize(QuantizeConfig(str(tiny), method="rtn", format="gguf:Q8_0"), tmp_path / "옹기").path
+    with pytest.raises(
+        OnggiError, match=r"into: .*옹기 is a GGUF, which cannot recover: .* compressed-tensors or gptq"
+    ):
+        distill(DistillConfig(str(tiny), into=str(made), text="starter", steps=1), tmp_path / "out")

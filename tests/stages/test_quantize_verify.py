@@ -73,6 +73,19 @@ def test_another_model_is_seen(change: Any, tmp_path: Path, monkeypatch: pytest.
     assert not list((tmp_path / "work").iterdir())
 
 
+@pytest.mark.parametrize("change", [rows_in_another_order, a_norm_as_stored])
+def test_a_file_of_another_model_is_seen(change: Any, tmp_path: Path) -> None:
+    path, source = write(tmp_path / "옹기.gguf", "llama"), tmp_path / "source"
+    source.mkdir()
+    gguf.convert(path, source)
+    quantize_verify.verify(path, tmp_path / "work", PASSAGES, source=source)
+    weights = load_file(source / "model.safetensors")
+    change(weights)
+    save_file(weights, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(OnggiError, match=r"옹기\.gguf: .* is off by 1?\.?\d+ of itself, more than rounding"):
+        quantize_verify.verify(path, tmp_path / "work", PASSAGES, source=source)
+
+
 def test_other_tokens_are_seen(tmp_path: Path) -> None:
     # Qwen's own tokenizer composes Hangul from its letters; llama.cpp leaves that to whoever calls it.
     apart = {"en": PASSAGES["en"], "ko": [unicodedata.normalize("NFD", TEXTS["ko"])]}

@@ -95,6 +95,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def require(wanting: str) -> Any:
+    """The module xllamacpp. Raises OnggiError where it is not installed; wanting: what it is for."""
+    try:
+        import xllamacpp
+    except ImportError:
+        raise OnggiError(
+            f"{wanting}: running a .gguf as it is needs xllamacpp; pip install 'onggi[llama]' brings it."
+        ) from None
+    return xllamacpp
+
+
 @contextlib.contextmanager
 def running(
     path: Path,
@@ -112,12 +123,7 @@ def running(
     llama.cpp cannot run it.
     """
     file = File(path)
-    try:
-        import xllamacpp
-    except ImportError:
-        raise OnggiError(
-            f"{path}: running a .gguf as it is needs xllamacpp; pip install 'onggi[llama]' brings it."
-        ) from None
+    xllamacpp = require(str(path))
     window = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
     context = min(context, window) if isinstance(window, int) else context
     params = xllamacpp.CommonParams()

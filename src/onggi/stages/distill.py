@@ -174,7 +174,14 @@ class DistillConfig:
 
     @property
     def recovers(self) -> bool:
-        """Whether the student is a quantised model."""
+        """Whether the student is a quantised model. Raises OnggiError for one in a file of its own, which cannot be tuned."""
+        from ..models import references
+
+        if references.is_gguf(self.into):
+            raise OnggiError(
+                f"into: {self.into} is a GGUF, which cannot recover: its blocks are not trained. Recover a model in the "
+                "compressed-tensors or gptq layout, or distil into the folder that the GGUF was made from."
+            )
         file = Path(self.into) / "config.json"
         return file.is_file() and "quantization_config" in ledger.read_json(file)
 

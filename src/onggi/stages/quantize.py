@@ -574,7 +574,11 @@ def plan(config: QuantizeConfig) -> Plan:
     budget = quantize_bits.parse(config.budget) if config.budget else None
     kind = quantize_gguf.kind(config)
     bits = (
-        budget.bits if budget and budget.bits else quantize_gguf.bits(kind) if kind else _bits(config.scheme)
+        budget.bits
+        if budget and budget.bits
+        else quantize_gguf.bits(config.like or kind)
+        if kind
+        else _bits(config.scheme)
     )
     saved = 1 - bits / 16  # of a model in 16 bits
     made = size.bytes - int(

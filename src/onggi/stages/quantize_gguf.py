@@ -108,6 +108,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     """The work of `onggi quantize` on a GGUF. Raises OnggiError, before any of it, for a model that GGUF cannot
     express.
     """
+    from ..engines import llamacpp
     from ..engines.transformers import default_device
     from ..models import checkpoint as checkpoints
     from ..models import references
@@ -123,6 +124,8 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     folder = references.resolve(config.model)
     if "quantization_config" in checkpoints.read_config(folder):
         raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
+    if config.verify:
+        llamacpp.require("verify")
     described = writing.describe(folder)
     source = described.source
     device = default_device()
@@ -176,7 +179,9 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
             facts=facts,
             step=bar.step,
         )
-    verified = quantize_verify.verify(job.work / gguf.FILE, job.partial) if config.verify else None
+    verified = None
+    if config.verify:
+        verified = quantize_verify.verify(job.work / gguf.FILE, job.partial, source=folder)
     _modelfile(job.work / MODELFILE, described, base)
     about = {
         **{key: base[key] for key in ("licence", "terms", "base_model") if base.get(key)},

@@ -28,11 +28,17 @@ def check(config: QuantizeConfig) -> None:
         ("method", "gptq"),
         ("embedding", None),
         ("budget", None),
+        ("tune", "scales"),
+        ("damping", 0.01),
     ):
         if getattr(config, option) != plain:
             raise OnggiError(
                 f"{option}: nothing is rounded for --format imatrix; leave it out, llama-quantize has its own."
             )
+    if config.tunes:
+        raise OnggiError(
+            "effort: best tunes what was rounded, and nothing is for --format imatrix; use fast or default."
+        )
     if config.fairness == "minimax":
         raise OnggiError(
             "fairness: minimax moves shares by the damage of rounding, and nothing is rounded here."
@@ -46,6 +52,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     express or a mixture of experts.
     """
     from ..engines.transformers import default_device
+    from ..models import checkpoint as checkpoints
     from ..models import references
     from ..models.decoder import skeleton
     from ..models.gguf import writing
@@ -55,6 +62,8 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     from .quantize import STAGE, _check_shapes
 
     folder = references.resolve(config.model)
+    if "quantization_config" in checkpoints.read_config(folder):
+        raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
     described = writing.describe(folder)
     device = default_device()
     dtype = precision(job, config.precision, device)

@@ -51,10 +51,13 @@ def say_unused(config: QuantizeConfig) -> None:
     defaults = {field.name: field.default for field in fields(config)}
     given = [f"--{name}" for name in _CALIBRATION if getattr(config, name) != defaults[name]]
     if given:
-        library = config.scheme in ("nf4", "int8")
-        by = f"bitsandbytes rounds {config.scheme}" if library else f"rtn rounds {config.scheme}"
-        mend = "" if library else " To calibrate, use --method gptq."
-        say(f"{', '.join(given)}: not used, since {by} without any text.{mend}")
+        said, mend = f"rtn rounds {config.scheme}", " To calibrate, use --method gptq."
+        if config.scheme in ("nf4", "int8"):
+            said, mend = f"bitsandbytes rounds {config.scheme}", ""
+        elif config.format.startswith("gguf"):
+            said = f"{config.format} is made"
+            mend = mend if config.method == "rtn" else ""
+        say(f"{', '.join(given)}: not used, since {said} without any text.{mend}")
 
 
 def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:

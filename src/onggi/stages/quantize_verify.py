@@ -1,7 +1,8 @@
-"""A GGUF file in llama.cpp itself, against the same file as we read it: `onggi quantize --format gguf:… --verify`.
+"""A GGUF file in llama.cpp itself, and read back, against the model: `onggi quantize --format gguf:… --verify`.
 
 What a `.gguf` means is what llama.cpp does with it, so that is what is asked: does it cut text into the tokens that
-the model was made for, and does it predict what the weights that were written predict? llama.cpp rounds activations
+the model was made for, and does it predict what the weights that were written predict? And are these, read back, the model's
+own, as near as its types can be? llama.cpp rounds activations
 to 8 bits while it computes, blocks of 32 or 256 at a time, and keeps attention's memory in fp16, so its distributions
 are never quite ours: 0.02 nats in the mean for Gemma 3 270M in Q4_K_M (tests/models/test_gguf.py), which is what
 `TOLERANCE` leaves room for. A norm stored without its 1, heads in another order or a scale of the wrong block cost
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
 TOLERANCE, TOLERANCE_OF_ONE = 0.1, 0.3
 # Of each passage: where predictions are compared, and how many tokens of them; the others are one event together.
 _POSITIONS, _TOP = 8, 1000
+_REPORT = "please report it with the model's name, and serve another --format meanwhile"
 _LONGEST = 96  # tokens of a passage that are read
+# How far a matrix that was read back may be from the model's, as a share of it: 2 bits are off by a third, other rows by 1.4.
+_FAR = 0.7
 _SHOWN = ("en", "ko", "km")  # in which a few words are written, to see
 
 
@@ -36,17 +40,19 @@ def verify(
     work: Path,
     passages: Mapping[str, Sequence[str]] | None = None,
     *,
+    source: Path | None = None,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Run the file in llama.cpp and compare; what was found, for the record.
 
-    path: the `.gguf`. work: a folder for the dequantised model, removed afterwards: it takes 2 bytes a weight of disk,
+    path: the `.gguf`. source: the folder of the model it was made from, whose tokens and weights it has to have. work: a folder for the dequantised model, removed afterwards: it takes 2 bytes a weight of disk,
     and 4 of memory. passages: language → texts; default: two of each language of the probe. Positions are
     compared over llama.cpp's likeliest tokens and one event for the rest, which makes a difference at most smaller.
 
     Returns `kl` (language → mean over positions, nats), `mean`, `positions`, `tolerance`, and `written`: what
     llama.cpp goes on with in a few languages. Raises OnggiError where xllamacpp is not installed, llama.cpp cannot run
-    the file, cuts a text otherwise, or predicts something else by more than `tolerance`.
+    the file, cuts a text otherwise, or predicts something else by more than `tolerance`; and where a matrix of the file is
+    not the model's.
     """
     from .. import text
     from ..engines import llamacpp, server
@@ -65,6 +71,8 @@ def verify(
         alone = server.Options(concurrency=1, timeout=600.0)
         with llamacpp.running(path, alone, context=1024, cache=False) as llama:
             gguf.convert(path, folder)
+            if source:
+                _check_source(path, folder, source, passages)
             ours = Engine(folder)
             kl: dict[str, float] = {}
             positions = 0
@@ -83,13 +91,38 @@ def verify(
     if not (mean <= tolerance and kl[worst] <= tolerance * TOLERANCE_OF_ONE / TOLERANCE):
         raise OnggiError(
             f"{path}: llama.cpp predicts otherwise than the weights that were written: {mean:.3f} nats a token in the "
-            f"mean, {kl[worst]:.3f} in {worst}, where its 8-bit activations explain {tolerance}. The file is not sound."
+            f"mean, {kl[worst]:.3f} in {worst}, where its 8-bit activations explain {tolerance}. The file is not sound: {_REPORT}."
         )
     say(
         f"llama.cpp runs {path.name} and predicts as we do, within {mean:.4f} nats a token over {len(kl)} languages "
         f"(most in {worst}, {kl[worst]:.4f}); its activations have 8 bits."
     )
     return {"kl": kl, "mean": mean, "positions": positions, "tolerance": tolerance, "written": written}
+
+
+def _check_source(path: Path, folder: Path, source: Path, passages: Mapping[str, Sequence[str]]) -> None:
+    """Raises OnggiError where what was read back, in `folder`, is not the model in `source` but for its rounding."""
+    from ..models.checkpoint import Checkpoint
+    from ..text.tokens import Tokens
+
+    back, own = Checkpoint(folder), Checkpoint(source)
+    for name in sorted(back.entries.keys() & own.entries.keys()):
+        theirs, ours = back.tensor(name).float(), own.tensor(name).float()
+        rows = min(len(theirs), len(ours))  # a vocabulary may be filled up
+        off = float((theirs[:rows] - ours[:rows]).norm() / ours[:rows].norm().clamp_min(1e-12))
+        if not off <= _FAR:
+            raise OnggiError(
+                f"{path}: {name} is off by {off:.2f} of itself, more than rounding explains. The file is not sound: "
+                f"{_REPORT}."
+            )
+    read, written = Tokens(source), Tokens(folder)
+    for language, texts in passages.items():
+        for passage in texts:
+            if read.encode(passage) != written.encode(passage):
+                raise OnggiError(
+                    f"{path}: has another tokenizer than the model ({passage[:40]!r} … in {language} is cut otherwise): "
+                    f"{_REPORT}."
+                )
 
 
 def _compared(llama: Llama, ours: Engine, passage: str, language: str) -> tuple[float, int]:
@@ -108,7 +141,7 @@ def _compared(llama: Llama, ours: Engine, passage: str, language: str) -> tuple[
         )
         raise OnggiError(
             f"{llama.path}: llama.cpp cuts {passage[:40]!r} … ({language}) into other tokens than the model's own "
-            f"tokenizer, from the {same + 1}th on."
+            f"tokenizer, from the {same + 1}th on: {_REPORT}."
         )
     read = min(len(ids), _LONGEST)
     ends = sorted({read * (i + 1) // _POSITIONS for i in range(_POSITIONS)} - {0})
