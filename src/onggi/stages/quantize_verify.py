@@ -30,8 +30,9 @@ TOLERANCE, TOLERANCE_OF_ONE = 0.1, 0.3
 _POSITIONS, _TOP = 8, 1000
 _REPORT = "please report it with the model's name, and serve another --format meanwhile"
 _LONGEST = 96  # tokens of a passage that are read
-# How far a matrix that was read back may be from the model's, as a share of it: 2 bits are off by a third, other rows by 1.4.
-_FAR = 0.7
+# How far what was read back may be from the model's, as a share of it. A matrix: 2 bits are off by a third, other rows by 1.4.
+# A vector, which is not quantised.
+_FAR, _FAR_OF_VECTORS = 0.7, 0.01
 _SHOWN = ("en", "ko", "km")  # in which a few words are written, to see
 
 
@@ -110,7 +111,7 @@ def _check_source(path: Path, folder: Path, source: Path, passages: Mapping[str,
         theirs, ours = back.tensor(name).float(), own.tensor(name).float()
         rows = min(len(theirs), len(ours))  # a vocabulary may be filled up
         off = float((theirs[:rows] - ours[:rows]).norm() / ours[:rows].norm().clamp_min(1e-12))
-        if not off <= _FAR:
+        if not off <= (_FAR if ours.ndim > 1 else _FAR_OF_VECTORS):
             raise OnggiError(
                 f"{path}: {name} is off by {off:.2f} of itself, more than rounding explains. The file is not sound: "
                 f"{_REPORT}."
