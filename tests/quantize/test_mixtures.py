@@ -8,7 +8,8 @@ import pytest
 
 from onggi.grids import BLOCKS
 from onggi.quantize import mixtures
-from onggi.stages import quantize, quantize_gguf
+from onggi.stages import quantize_gguf
+from onggi.stages.quantize import Format, Like
 
 LINEARS = {
     "attn_q": (1024, 640),
@@ -99,9 +100,9 @@ def test_rows_that_do_not_fit_take_no_more_bytes_than_theirs() -> None:
 
 
 def test_every_name_is_offered_and_has_a_number() -> None:
-    offered = [one for one in get_args(quantize.Format) if one.startswith("gguf:")]
+    offered = [one for one in get_args(Format) if one.startswith("gguf:")]
     assert sorted(offered) == sorted(f"gguf:{name}" for name in mixtures.MIXTURES)
-    assert set(get_args(quantize.Like)) <= set(mixtures.MIXTURES)
+    assert set(get_args(Like)) <= set(mixtures.MIXTURES)
     for name in mixtures.MIXTURES:
         assert name == "F32" or hasattr(gguf.LlamaFileType, f"MOSTLY_{name}")
         grid = BLOCKS.get(mixtures.MIXTURES[name])

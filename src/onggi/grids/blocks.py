@@ -220,10 +220,9 @@ class _Groups:
             return [(extreme.abs() * (clip / grid.high), None) for clip in clips]
         # The side with one level more takes the largest weight, or the other side does.
         low, high = (grid.table[0], grid.table[-1]) if grid.table else (grid.low, grid.high)
-        other = clips[::2] if len(clips) > 1 else ()
-        return [(extreme * (clip / low), None) for clip in clips] + [
-            (extreme * (clip / high), None) for clip in other
-        ]
+        shares = [clip / low for clip in clips]
+        shares += [clip / high for clip in clips[::2]] if len(clips) > 1 else []
+        return [(extreme * share, None) for share in shares]
 
     def snap(self, scale: Tensor, offset: Tensor | None) -> None:
         """Levels of the weights, counted from the offset."""
@@ -300,7 +299,8 @@ class _Nested:
             whole = scales.amax(1, keepdim=True) / self.most
         self.d = _half(_away_from_zero(whole))
         self.c = self._within(scales / self.d)
-        self.dmin = self.m = None
+        self.dmin: Tensor | None = None
+        self.m: Tensor | None = None
         if groups.offset is not None:
             offsets = self._by_block(groups.offset)
             self.dmin = _half(offsets.amax(1, keepdim=True) / self.most)
@@ -355,7 +355,7 @@ class _Nested:
         self._errors(self.d, self.c, self.dmin, self.m)  # for its levels
         qq, q, one, wq, w = map(self._by_block, self.groups.sums())
         a, p = (self.c * self.c * qq).sum(1, keepdim=True), (self.c * wq).sum(1, keepdim=True)
-        dmin = None
+        dmin: Tensor | None = None
         if self.m is None:
             d = p / a.clamp_min(1e-30)
         else:

@@ -159,12 +159,12 @@ class _Trials:
             full = [walk.names.one[f"{place}{name}.weight"].removesuffix(".weight") for name in names]
             units.append(Unit(index, full, stacked.numel(), {}, bits))
         drop(layer)
-        found = [self._damage(end) for end in self._to_the_end(index, states)]
+        damage = [self._damage(end) for end in self._to_the_end(index, states)]
         for unit, names in zip(units, groups, strict=True):
             columns = modules[names[0]].in_features
             for choice in choices:
                 tried = trials[names[0]][choice.for_columns(columns).name]
-                unit.damage[choice.name] = dict(found[tried])
+                unit.damage[choice.name] = dict(damage[tried])
         return units
 
     def _fill(self, index: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from .figures import _FONT, _INK, _LETTER, _drawing, _svg
 
 _CELL, _SPACE = 24, 34  # CSS pixels: a cell's side, and what titles take
 _WIDE = 720  # more layers than fit make narrower cells, without numbers in them
-_BITS = re.compile(r"w(\d+)a")
+_BITS = re.compile(r"(?:w|I?Q)(\d+)[a_]")  # of a scheme, w4a16, or of a type of GGUF, Q4_K
 
 
 def heatmap(matrix: Mapping[str, Any]) -> str:

@@ -360,7 +360,7 @@ def _in_pieces(
                 feedback = config.method == "gptq" and grid.bits < 8
                 found = solver.solve(part, moments, grid, damping=config.damping, feedback=feedback)
                 codes, steps = found.codes, found.steps
-            to.write(memoryview(grid.pack(codes, steps).cpu().contiguous().numpy()).cast("B"))
+            to.write(grid.pack(codes, steps).cpu().numpy().tobytes())
             bar.step(len(part), tensor)
 
     return checkpoints.Pending(torch.uint8, (rows, columns // grid.block * grid.bytes), write)

@@ -149,9 +149,9 @@ class _Looked:
 
 
 def _rounded(weight: Any, grid: Any, importance: Any = None) -> Any:
-    """Weights as a grid gives them back."""
+    """Weights as a grid gives them back, fp32."""
     steps = grid.fit(weight.float(), importance)
-    return grid.decode(grid.round(weight, steps), steps).to(weight.dtype)
+    return grid.decode(grid.round(weight, steps), steps)
 
 
 def _outside(

@@ -102,17 +102,22 @@ def _tokens(file: Path, whole: Mapping[str, Any], rows: int, *, plain: bool) -> 
 def _special(file: Path, loaded: Any, ends: list[int]) -> dict[str, Any]:
     """The tokens that have a part to play, and which of them every text gets."""
     found: dict[str, Any] = {}
+    stated: dict[str, Any] = {}
+    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+        if (file.parent / name).is_file():
+            stated |= ledger.read_json(file.parent / name)
     for ours, theirs in {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}.items():
         index = getattr(loaded, f"{ours}_token_id")
-        if index is not None:
+        # A family's own class has an unknown token and the like where the files state none.
+        if index is not None and stated.get(f"{ours}_token"):
             found[f"tokenizer.ggml.{theirs}_token_id"] = int(index)
-    others = [index for index in ends if index != loaded.eos_token_id]
-    if loaded.eos_token_id is None and others:
+    others = [index for index in ends if index != found.get("tokenizer.ggml.eos_token_id")]
+    if "tokenizer.ggml.eos_token_id" not in found and others:
         found["tokenizer.ggml.eos_token_id"] = others.pop(0)
     for name, index in zip(("eot", "eom"), others, strict=False):
         found[f"tokenizer.ggml.{name}_token_id"] = index
     bare, dressed = (loaded("a", add_special_tokens=flag)["input_ids"] for flag in (False, True))
-    bos, eos = loaded.bos_token_id, found.get("tokenizer.ggml.eos_token_id")
+    bos, eos = (found.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos"))
     before = bos is not None and dressed[:1] == [bos]
     after = eos is not None and len(dressed) > len(bare) + before and dressed[-1:] == [eos]
     if dressed != [bos] * before + bare + [eos] * after:

@@ -98,7 +98,7 @@ def describe(folder: Path) -> Description:
         )
     architecture = _ARCHITECTURES[kind]
     decoder = skeleton(folder, torch.bfloat16)
-    config = decoder.model.config
+    config: Any = decoder.model.config
     found = Names(decoder.model, source.entries)
     tensors = gguf.get_tensor_name_map(
         next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture),
