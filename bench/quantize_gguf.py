@@ -177,6 +177,9 @@ class Bench:
         makers: dict[str, Any] = {}
         for type_ in self.types:
             for kind, imatrix in (("plain", None), ("english", "english"), ("balanced", "balanced")):
+                # Of the types that no goal names, what the others are compared with is enough.
+                if not (type_ in JUDGED or kind == "balanced" or (type_, kind) == ("Q5_K_M", "plain")):
+                    continue
                 name = f"{type_}-{kind}"
                 makers[name] = lambda name=name, type_=type_, imatrix=imatrix: self.theirs(
                     name, type_, imatrix

@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--dense", type=Path)
     given = parser.parse_args()
+    for name in ("model", "ids", "out", "facts", "dense"):
+        setattr(given, name, getattr(given, name) and getattr(given, name).resolve())
+    os.chdir(given.out.parent)  # it leaves a log where it stands
 
     rows = [json.loads(line)["input_ids"] for line in given.ids.read_text().splitlines()]
     started = time.perf_counter()
