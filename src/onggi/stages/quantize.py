@@ -8,14 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
-from . import healing, pretrain_plan, quantize_bits, quantize_gguf, quantize_imatrix, quantize_text
-from .base import Names, Plan, Stage, command, options, precision
+from ..progress import progress, say
+from . import (
+    healing,
+    pretrain_plan,
+    quantize_bits,
+    quantize_gguf,
+    quantize_imatrix,
+    quantize_model,
+    quantize_text,
+)
+from .base import Names, Plan, Stage, command, options
 
 _REVISION = 1
 _CHOICES = quantize_bits.CHOICES
@@ -302,19 +309,19 @@ def quantize(config: QuantizeConfig, out: Path) -> Artifact:
 
     transformers_logging.disable_progress_bar()
     with job:
+        line = command(STAGE, config, job.out)
         if config.format == quantize_imatrix.FORMAT:
-            return quantize_imatrix.quantize(config, job)
-        return (quantize_gguf.quantize if quantize_gguf.kind(config) else _quantize)(config, job)
+            return quantize_imatrix.quantize(config, job, line)
+        return (quantize_gguf.quantize if quantize_gguf.kind(config) else _quantize)(config, job, line)
 
 
-def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
+def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     import torch
 
     from ..engines.transformers import default_device
     from ..models import checkpoint as checkpoints
     from ..models import references
-    from ..models.decoder import skeleton
-    from ..quantize import fairness, stream
+    from ..quantize import stream
     from ..quantize.formats import bitsandbytes, compressed_tensors, gptq
     from ..quantize.passes import Method
     from ..quantize.schemes import SCHEMES
@@ -323,26 +330,15 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     scheme = SCHEMES[config.scheme]
     if scheme.grid is None:
         bitsandbytes.require()
-    folder = references.resolve(config.model)
+    folder = quantize_model.resolved(config)
     source = checkpoints.Checkpoint(folder)
-    if "quantization_config" in source.config:
-        raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
-    device = default_device()
-    dtype = precision(job, config.precision, device)
     # Where what is solved is tuned afterwards, it lies apart until it is.
     solved = job.partial / "solved" if config.tunes else job.work
     solved.mkdir(exist_ok=True)
     if config.tunes:
-        healing.check_memory(folder, config.tune, device, "--effort fast needs a layer at a time")
-    text = quantize_text.NONE
-    if config.calibrates:
-        text = quantize_text.calibration(config, folder, job)
-    else:
-        quantize_text.say_unused(config)
+        healing.check_memory(folder, config.tune, default_device(), "--effort fast needs a layer at a time")
+    model, text, decoder = quantize_model.opened(config, job, folder, source)
     calibration = text.drawn
-    release_memory()
-    decoder = skeleton(folder, dtype)
-    _check_shapes(config.model, source, decoder)
     if config.format == "gptq":
         scheme = scheme.stored_in(torch.float16)
     if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
@@ -352,21 +348,20 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     schemes: Any = scheme
     mixed = None
     if config.budget:
-        model = quantize_bits.Model(source, folder, dtype, device)
         schemes, mixed = quantize_bits.allocate(config, job, model, text)
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
         with progress(f"quantize {job.out.name}", total) as bar:
             return stream.quantize_layers(
                 source,
-                skeleton(folder, dtype),
+                model.skeleton(),
                 schemes,
                 store,
                 place,
                 calibration,
                 bar,
                 job.tick,
-                device,
+                model.device,
                 Method(config.method, config.damping),
                 store_weight=bitsandbytes.store,
                 watch=watch,
@@ -376,27 +371,12 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     if config.fairness != "minimax":
         layers = solve(calibration, solved)
     else:
-        assert calibration and text.held_out
-        held_out = text.held_out
-        found = fairness.minimax(
-            solve,
-            lambda place: fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device),
-            fairness.head(source, decoder, device),
-            calibration,
-            held_out,
-            config.damage,
-            job.partial / "rounds",
-        )
+        found, balance = quantize_model.minimax(config, job, model, text, solve)
         layers = found.layers
         for shard in found.folder.glob("model-*.safetensors"):
             shard.replace(solved / shard.name)
-        balance = {
-            "damage": config.damage,
-            "rounds": [vars(one) for one in found.rounds],
-            "best": found.best,
-        }
     embedding = stream.write_rest(source, decoder, solved, scheme if config.embedding else None, store)
-    _say_what_is_odd(layers, decoder, source)
+    quantize_model.say_what_is_odd(layers, decoder, source)
 
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
@@ -420,7 +400,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
     records = [vars(layer) for layer in [*layers, *embedding]]
     tuned = None
     if config.tunes:
-        tuned = _tune(config, job, folder, solved, records, text, dtype, device)
+        tuned = _tune(config, job, model, solved, records, text)
         for name in ("config.json", checkpoints.INDEX):
             shutil.copyfile(solved / name, job.work / name)
     base = references.about(folder)
@@ -445,7 +425,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
         if calibration
         else None,
-        "precision": str(dtype).removeprefix("torch.") if calibration else None,
+        "precision": str(model.dtype).removeprefix("torch.") if calibration else None,
         "layers": records,
     }
     ledger.write_json(job.work / references.ABOUT, about)
@@ -455,7 +435,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         names.append(file.name)
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     facts = {"damage": tuned["damage"]} if tuned else {}
-    made_at = job.finish([*names, "README.md"], command=command(STAGE, config, job.out), **facts)
+    made_at = job.finish([*names, "README.md"], command=line, **facts)
     _say_how_to_serve(config, job.out, vllm=vllm)
     return made_at
 
@@ -463,12 +443,10 @@ def _quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
 def _tune(
     config: QuantizeConfig,
     job: ledger.Job,
-    folder: Path,
+    model: quantize_model.Model,
     solved: Path,
     records: list[dict[str, Any]],
     text: quantize_text.Drawn,
-    dtype: Any,
-    device: Any,
 ) -> dict[str, Any]:
     """Tune what lies in `solved` and write its weights to the job's work; what to note of it."""
     from ..engines.transformers import Engine
@@ -489,62 +467,9 @@ def _tune(
     course = healing.Course(
         steps, config.tune, fairness=config.fairness, damage=config.damage, seed=config.seed
     )
-    teacher = Engine(folder, device)
-    healed = healing.heal(job, teacher, solved, records, source, text.held_out, dtype, course)
+    teacher = Engine(model.folder, model.device)
+    healed = healing.heal(job, teacher, solved, records, source, text.held_out, model.dtype, course)
     return healing.noted(healed, course, source.tokens, text.about["text"], config.model)
-
-
-def _check_shapes(model: str, source: Any, decoder: Any) -> None:
-    """Raises OnggiError where the checkpoint's tensors are not what its config asks for."""
-    from ..models.names import Names
-
-    names = Names(decoder.model, source.entries)
-    tied = getattr(decoder.model, "all_tied_weights_keys", {})
-    for name, parameter in decoder.model.named_parameters():
-        entry = source.entries.get(names.one.get(name, ""))
-        if entry is None and name not in tied and not name.startswith(f"{decoder.prefix}."):
-            raise OnggiError(f"{model}: holds no tensor named {name}.")
-        if entry and entry.shape != tuple(parameter.shape):
-            raise OnggiError(
-                f"{model}: tensor {name} has shape {entry.shape}, "
-                f"its config.json asks for {tuple(parameter.shape)}."
-            )
-
-
-def _say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
-    """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
-    from ..models.names import Names
-    from ..quantize import records
-    from ..quantize.schemes import SCHEMES
-
-    smaller: dict[int, set[int]] = {}
-    for layer in layers:
-        wanted = SCHEMES[layer.scheme].group if layer.scheme in SCHEMES else None
-        if wanted and layer.group and layer.group != wanted:
-            smaller.setdefault(wanted, set()).add(layer.group)
-    for wanted, groups in smaller.items():
-        say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {sorted(groups)}.")
-    left: dict[tuple[str, str], int] = {}
-    fused = Names(decoder.model, source.entries).fused
-    for index in range(len(decoder.layers)):
-        whole = {
-            f"{name}.{leaf}": "the checkpoint holds its experts in one piece"
-            for name in decoder.experts(index)
-            for leaf in ("gate_up_proj", "down_proj")
-            if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
-        }
-        for name, why in (decoder.left(index) | whole).items():
-            left[name, why] = left.get((name, why), 0) + 1
-    for (name, why), count in left.items():
-        say(f"{name} stays as it is in {count} layers ({why}).")
-    found = records.outliers(layers)
-    if found:
-        worst = found[0]
-        where = f" in {tags.name(worst.language)}" if worst.language else ""
-        say(
-            f"The output error stands out in {len(found)} matrices (first: {worst.layer.name}, {worst.error:.3f}{where} "
-            f"where the median of its kind is {worst.median:.3f}); see onggi.json, and measure before you serve."
-        )
 
 
 def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import languages as tags
@@ -15,11 +14,11 @@ from ..progress import progress, say
 from .base import Names
 
 if TYPE_CHECKING:
-    from ..models.checkpoint import Checkpoint
     from ..quantize.allocate import Allocation
     from ..quantize.balance import Calibration
     from ..quantize.sensitivity import Unit
     from .quantize import QuantizeConfig
+    from .quantize_model import Model
     from .quantize_text import Drawn
 
 # What was measured, and its figure, among the files of the artifact.
@@ -77,22 +76,6 @@ def check(config: QuantizeConfig) -> None:
             )
     if len(config.choices) < 2:
         raise OnggiError("choices: one is no choice; name two or more.")
-
-
-@dataclass(frozen=True)
-class Model:
-    """The model in hand: its checkpoint in `folder`, the dtype of a pass and where it runs."""
-
-    source: Checkpoint
-    folder: Path
-    dtype: Any
-    device: Any
-
-    def skeleton(self) -> Any:
-        """Its decoder, without weights."""
-        from ..models.decoder import skeleton
-
-        return skeleton(self.folder, self.dtype)
 
 
 def allocate(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
-from . import quantize_bits, quantize_gguf_bits, quantize_text, quantize_verify
+from ..progress import progress, say
+from . import quantize_bits, quantize_gguf_bits, quantize_model, quantize_text, quantize_verify
 
 if TYPE_CHECKING:
     from ..models.gguf.writing import Description
@@ -104,52 +104,35 @@ def _check_mix(config: QuantizeConfig) -> None:
             raise OnggiError("choices: one is no choice; name two or more.")
 
 
-def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
-    """The work of `onggi quantize` on a GGUF. Raises OnggiError, before any of it, for a model that GGUF cannot
+def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
+    """The work of `onggi quantize` on a GGUF; line: the command that asked for it. Raises OnggiError, before any of it, for a model that GGUF cannot
     express.
     """
     from ..engines import llamacpp
-    from ..engines.transformers import default_device
     from ..models import checkpoint as checkpoints
     from ..models import references
-    from ..models.decoder import skeleton
     from ..models.gguf import writing
     from ..quantize.formats import gguf
     from ..report import card
-    from .base import command, precision
-    from .quantize import STAGE, _check_shapes, _say_what_is_odd
 
     mixture = kind(config)
     assert mixture
-    folder = references.resolve(config.model)
-    if "quantization_config" in checkpoints.read_config(folder):
-        raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
+    folder = quantize_model.resolved(config)
     if config.verify:
         llamacpp.require("verify")
     described = writing.describe(folder)
     source = described.source
-    device = default_device()
-    dtype = precision(job, config.precision, device)
-    text = quantize_text.NONE
-    if config.calibrates:
-        text = quantize_text.calibration(config, folder, job)
-    else:
-        quantize_text.say_unused(config)
-    release_memory()
-    decoder = skeleton(folder, dtype)
-    _check_shapes(config.model, source, decoder)
+    model, text, decoder = quantize_model.opened(config, job, folder, source)
     mixed = None
     if config.mixes:
-        kinds, mixed = quantize_gguf_bits.allocate(
-            config, job, described, quantize_bits.Model(source, folder, dtype, device), text
-        )
+        kinds, mixed = quantize_gguf_bits.allocate(config, job, described, model, text)
         fallen: dict[str, int] = {}
     else:
         kinds = gguf.chosen_types(described, mixture, calibrated=text.drawn is not None)
         fallen = _say_what_fell_back(described, mixture, kinds, calibrated=text.drawn is not None)
-    layers, balance = _layers(config, job, described, kinds, folder, dtype, device, text)
-    _say_what_is_odd(layers, decoder, source)
-    outside = _outside(config, job, described, kinds, device)
+    layers, balance = _layers(config, job, described, kinds, model, text)
+    quantize_model.say_what_is_odd(layers, decoder, source)
+    outside = _outside(config, job, described, kinds, model.device)
 
     base = references.about(folder)
     name = references.parse(config.model).name
@@ -198,7 +181,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "calibration": {**text.about, "tokens": text.drawn.counts, "short": text.drawn.short}
         if text.drawn
         else None,
-        "precision": str(dtype).removeprefix("torch.") if text.drawn else None,
+        "precision": str(model.dtype).removeprefix("torch.") if text.drawn else None,
         "verified": verified,
         "serve": f"llama-server -m FOLDER/{gguf.FILE}",
         "layers": [vars(layer) for layer in [*layers, *outside]],
@@ -211,7 +194,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         for file in sorted(folder.glob(pattern)):
             shutil.copyfile(file, job.work / file.name)
             names.append(file.name)
-    made = job.finish(names, command=command(STAGE, config, job.out))
+    made = job.finish(names, command=line)
     _say_how_to_serve(config, job.out, name, folder)
     return made
 
@@ -234,41 +217,37 @@ def _layers(
     job: ledger.Job,
     described: Description,
     kinds: Mapping[str, str],
-    folder: Path,
-    dtype: Any,
-    device: Any,
+    model: quantize_model.Model,
     text: quantize_text.Drawn,
 ) -> tuple[list[Any], dict[str, Any] | None]:
     """The layers' shards, in the folder of the work, and the second moments that the head is solved with;
     what was done to each matrix, and the shares of the languages where they moved.
     """
     from ..grids import BLOCKS
-    from ..models.decoder import skeleton
-    from ..quantize import fairness, stream
+    from ..quantize import stream
     from ..quantize.formats import gguf
     from ..quantize.mixtures import scheme
     from ..quantize.passes import Method
 
-    source = described.source
     schemes = {
         tensor.removesuffix(".weight"): scheme(kinds[theirs])
         for tensor, theirs in described.names.items()
         if kinds[theirs] in BLOCKS and theirs.startswith("blk.")
     }
-    total = len(skeleton(folder, dtype).layers)
+    total = len(model.skeleton().layers)
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
         with progress(f"quantize {job.out.name}", total) as bar:
             return stream.quantize_layers(
-                source,
-                skeleton(folder, dtype),
+                model.source,
+                model.skeleton(),
                 schemes,
                 gguf.store,
                 place,
                 calibration,
                 bar,
                 job.tick,
-                device,
+                model.device,
                 Method(config.method, config.damping),
                 watch=watch,
             )
@@ -282,23 +261,13 @@ def _layers(
         keep = functools.partial(_keep_moments, moments, text.drawn.weights)
         return solve(seen, job.work, keep), None
     assert text.held_out
-    held_out = text.held_out
-    found = fairness.minimax(
-        solve,
-        lambda place: fairness.unquantized(source, skeleton(folder, dtype), held_out, place, device),
-        fairness.head(source, skeleton(folder, dtype), device),
-        text.drawn,
-        held_out,
-        config.damage,
-        job.partial / "rounds",
-    )
+    found, balance = quantize_model.minimax(config, job, model, text, solve)
     from safetensors.torch import load_file
 
-    _keep_moments(moments, held_out.weights, load_file(found.folder / "watched.safetensors")["states"])
+    _keep_moments(moments, text.held_out.weights, load_file(found.folder / "watched.safetensors")["states"])
     for shard in found.folder.glob("model-*.safetensors"):
         shard.replace(job.work / shard.name)
-    rounds = [vars(one) for one in found.rounds]
-    return found.layers, {"damage": config.damage, "rounds": rounds, "best": found.best}
+    return found.layers, balance
 
 
 def _keep_moments(file: Path, weights: Any, states: Any) -> None:

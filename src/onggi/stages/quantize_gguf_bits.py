@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..quantize.balance import Calibration
     from ..quantize.sensitivity import Unit
     from .quantize import QuantizeConfig
+    from .quantize_model import Model
     from .quantize_text import Drawn
 
 CHOICES = Names("Q2_K,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,Q8_0")
@@ -33,7 +34,7 @@ def allocate(
     config: QuantizeConfig,
     job: ledger.Job,
     described: Description,
-    model: quantize_bits.Model,
+    model: Model,
     text: Drawn,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """GGUF's name of each tensor → its type, and what to note of the choice."""
@@ -143,7 +144,7 @@ def _rounded(weight: Any, grid: Any, importance: Any = None) -> Any:
 def _outside(
     job: ledger.Job,
     described: Description,
-    model: quantize_bits.Model,
+    model: Model,
     held_out: Calibration,
     schemes: list[Any],
 ) -> list[Unit]:

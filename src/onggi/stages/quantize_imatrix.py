@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
-from . import quantize_text
+from ..progress import progress, say
+from . import quantize_model
 
 if TYPE_CHECKING:
     from .quantize import QuantizeConfig
@@ -45,41 +45,30 @@ def check(config: QuantizeConfig) -> None:
         )
 
 
-def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
-    """Write DIR/imatrix.gguf, in which every language has the same say, and DIR/imatrix-LANGUAGE.gguf.
+def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
+    """Write DIR/imatrix.gguf, in which every language has the same say, and DIR/imatrix-LANGUAGE.gguf. line: the command
+    that asked for them.
 
     With --fairness none there is one pot of text and so one file. Raises OnggiError for a model that GGUF cannot
     express or a mixture of experts.
     """
-    from ..engines.transformers import default_device
-    from ..models import checkpoint as checkpoints
     from ..models import references
-    from ..models.decoder import skeleton
     from ..models.gguf import writing
     from ..quantize import importance
     from ..quantize.formats import imatrix
-    from .base import command, precision
-    from .quantize import STAGE, _check_shapes
 
-    folder = references.resolve(config.model)
-    if "quantization_config" in checkpoints.read_config(folder):
-        raise OnggiError(f"{config.model}: is quantised already; name the model it was made from.")
+    folder = quantize_model.resolved(config)
     described = writing.describe(folder)
-    device = default_device()
-    dtype = precision(job, config.precision, device)
-    text = quantize_text.calibration(config, folder, job)
+    model, text, decoder = quantize_model.opened(config, job, folder, described.source)
     drawn = text.drawn
     assert drawn
-    release_memory()
-    decoder = skeleton(folder, dtype)
-    _check_shapes(config.model, described.source, decoder)
     with progress(f"imatrix {job.out.name}", len(decoder.layers)) as bar:
 
         def step(index: int) -> None:
             job.tick()
             bar.step(1, f"layer {index + 1}")
 
-        found = importance.diagonals(described.source, decoder, drawn, job.partial, device, step)
+        found = importance.diagonals(described.source, decoder, drawn, job.partial, model.device, step)
     length = drawn.ids.shape[1]
     parts = {}
     for number, language in enumerate(drawn.names):
@@ -100,11 +89,11 @@ def quantize(config: QuantizeConfig, job: ledger.Job) -> Artifact:
         "base": {"name": references.parse(config.model).name, "source": config.model},
         "made_by": "onggi quantize",
         "calibration": {**text.about, "tokens": drawn.counts, "short": drawn.short},
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": str(model.dtype).removeprefix("torch."),
         "matrices": len(found),
     }
     ledger.write_json(job.work / ABOUT, about)
-    made = job.finish([*names, ABOUT, *text.files], command=command(STAGE, config, job.out))
+    made = job.finish([*names, ABOUT, *text.files], command=line)
     say(
         f"Use it: llama-quantize --imatrix {shlex.quote(str(job.out / FILE))} model-BF16.gguf model.gguf Q4_K_M "
         f"(onggi quantize {shlex.quote(config.model)} --format gguf:BF16 writes the first)"
