@@ -27,11 +27,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from parts import evaluate_report, process
+from parts import evaluate_report, process, record
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
-DOCS = ROOT / "docs" / "benchmarks"
 OURS, PEER = HERE / "parts" / "evaluate_onggi.py", HERE / "peers" / "lm_eval_transformers.py"
 TASKS = HERE / "parts" / "choice_tasks.py"
 
@@ -298,13 +297,9 @@ def main() -> int:
         "settings": settings,
         "curves": curves,
     }
-    out = bench.work if given.quick else DOCS
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "evaluate.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    (out / "evaluate.svg").write_text(evaluate_report.figure(result), encoding="utf-8")
-    (out / "evaluate.md").write_text(evaluate_report.page(result), encoding="utf-8")
+    pages = {"svg": evaluate_report.figure, "md": evaluate_report.page}
+    record.write("evaluate", result, pages, bench.work if given.quick else record.DOCS)
     print(evaluate_report.goals_table(result["goals"]))
-    say(f"written: {out / 'evaluate.md'}")
     return 0
 
 

@@ -34,12 +34,11 @@ from pathlib import Path
 from typing import Any
 
 import growth
-from parts import arithmetic, peers, process, quantize_goals, quantize_report
+from parts import arithmetic, peers, process, quantize_goals, quantize_report, record
 from parts.peers import PEERS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
-DOCS = ROOT / "docs" / "benchmarks"
 
 MODEL, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
 EIGHT = "en,de,ko,ja,zh-Hans,el,km,ru"
@@ -435,12 +434,9 @@ def main() -> int:
         **{part: json.loads(file.read_text()) if file.is_file() else None for part, file in kept.items()},
     }
     result["goals"] = quantize_goals.goals(result)
-    page = work if given.quick else DOCS
-    page.mkdir(parents=True, exist_ok=True)
-    (page / "quantize.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    (page / "quantize.md").write_text(quantize_report.page(result), encoding="utf-8")
+    out = work if given.quick else record.DOCS
+    record.write("quantize", result, {"md": quantize_report.page}, out)
     print(quantize_report.goals_table(result["goals"]))
-    say(f"written: {page / 'quantize.md'}")
     return 0
 
 

@@ -29,12 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import gguf_report, llama_build, off_grid, peers, process
+from parts import gguf_report, llama_build, off_grid, peers, process, record
 from parts.peers import PEERS
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
-DOCS = ROOT / "docs" / "benchmarks"
 
 MODEL, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
 EIGHT = "en,de,ko,ja,zh-Hans,el,km,ru"
@@ -293,14 +292,11 @@ def main() -> int:
         **{part: json.loads(file.read_text()) if file.is_file() else None for part, file in kept.items()},
     }
     result["goals"] = gguf_report.goals(result, JUDGED)
-    page = work if given.quick else DOCS
-    page.mkdir(parents=True, exist_ok=True)
-    (page / "gguf.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
+    pages = {"md": gguf_report.page}
     if result["scores"] and result["files"]:
-        (page / "gguf.svg").write_text(gguf_report.figure(result), encoding="utf-8")
-    (page / "gguf.md").write_text(gguf_report.page(result), encoding="utf-8")
+        pages["svg"] = gguf_report.figure
+    record.write("gguf", result, pages, work if given.quick else record.DOCS)
     print(gguf_report.goals_table(result["goals"]))
-    say(f"written: {page / 'gguf.md'}")
     return 0
 
 

@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from .tables import table
+
 TITLES = {
     "fixed_letter": "5 fixed shots, answers of one token",
     "fixed_name": "5 fixed shots, answers of four tokens",
@@ -38,7 +40,7 @@ def goals_table(goals: Sequence[dict[str, Any]]) -> str:
         rows.append(
             [goal["what"], f"≤ {most}", measured, "met" if goal["met"] else "**missed**", goal["note"]]
         )
-    return _table(["what (ours : lm-eval's)", "goal", "measured", "", "how"], rows)
+    return table(["what (ours : lm-eval's)", "goal", "measured", "", "how"], rows)
 
 
 def page(result: dict[str, Any]) -> str:
@@ -108,7 +110,7 @@ def _settings(result: dict[str, Any], runs: str) -> list[str]:
     return [
         "## Each setting",
         f"onggi : lm-eval. Ours: median (least–most) of {runs}; lm-eval's: one run between ours.",
-        _table(head, rows),
+        table(head, rows),
     ]
 
 
@@ -133,9 +135,9 @@ def _curves(result: dict[str, Any], runs: str) -> list[str]:
     variants = [[str(n), _spread(found["variants"][n])] for n in walls]
     return [
         "Answers of one token, fixed shots, whole processes, seconds.",
-        _table(["questions", "onggi", "lm-eval", ""], items),
-        _table(["shots", "onggi", "lm-eval", ""], shots),
-        _table([f"models ({runs} each)", "onggi"], variants),
+        table(["questions", "onggi", "lm-eval", ""], items),
+        table(["shots", "onggi", "lm-eval", ""], shots),
+        table([f"models ({runs} each)", "onggi"], variants),
         f"The variants are {' and '.join(result['schemes'])} of the same model, by rounding. They share imports, "
         "prompts, tokeniser and the report; each is loaded and computed by itself, so the more questions, the nearer a "
         "further one comes to the first. For lm-eval a variant is a run of its own: in the figure, so many times its one.",
@@ -200,8 +202,3 @@ def figure(result: dict[str, Any]) -> str:
 def _spread(values: Sequence[float]) -> str:
     middle, low, high = (f"{v:.1f}" for v in (statistics.median(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low}–{high})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from . import tables
+from .tables import table
+
 # kind → what it is called, and how it is drawn.
 KINDS = {
     "onggi": ("onggi", "#0072b2", "o"),
@@ -109,17 +112,7 @@ def goals(result: dict[str, Any], judged: Sequence[str]) -> list[dict[str, Any]]
 
 def goals_table(goals: Sequence[dict[str, Any]]) -> str:
     """Each goal with the measured ratio, met or missed."""
-    rows = [
-        [
-            g["what"],
-            f"≤ {g['goal']}×",
-            f"{g['measured']:.2f}×",
-            "met" if g["met"] else "**missed**",
-            g["note"],
-        ]
-        for g in goals
-    ]
-    return _table(["what (ours : theirs)", "goal", "measured", "", "how"], rows)
+    return tables.goals(goals, "theirs")
 
 
 def page(result: dict[str, Any]) -> str:
@@ -177,7 +170,7 @@ def _scores(result: dict[str, Any]) -> list[str]:
         f"KL(reference in fp32 ‖ file in llama.cpp), nats per token, full vocabulary; {scores['passages']} passages of the "
         f"probe in each language, every {scores['every']}. token. llama.cpp rounds activations to 8 bits while it "
         "computes, which is a part of every number; `BF16` is the reference itself as a file, so what llama.cpp costs alone.",
-        _table(["", "MB", "worst language", "mean", *languages], rows),
+        table(["", "MB", "worst language", "mean", *languages], rows),
     ]
 
 
@@ -187,7 +180,7 @@ def _speed(speed: dict[str, Any]) -> list[str]:
         "## Tokens a second in llama.cpp",
         _made(speed),
         "`llama-bench`, prompts of 256 tokens, answers of 64, mean of 5.",
-        _table(["file", "prefill", "decode"], rows),
+        table(["file", "prefill", "decode"], rows),
     ]
 
 
@@ -202,7 +195,7 @@ def _files(files: dict[str, Any]) -> list[str]:
         _made(files),
         "One run each, whole processes: ours reads and tokenises its text and quantises from the folder of the reference, "
         "llama-quantize from its BF16 file with an importance matrix that is there.",
-        _table(["file", "seconds", "peak memory, GiB", "MB", "made"], rows),
+        table(["file", "seconds", "peak memory, GiB", "MB", "made"], rows),
         *failed,
     ]
 
@@ -255,8 +248,3 @@ def figure(result: dict[str, Any]) -> str:
         drawing.tight_layout()
         drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

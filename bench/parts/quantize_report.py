@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from . import tables
 from .peers import PEERS
+from .tables import table
 
 # Work of others above this share of the machine makes timings doubtful.
 _QUIET = 0.05
@@ -15,17 +17,7 @@ _QUIET = 0.05
 
 def goals_table(goals: Sequence[dict[str, Any]]) -> str:
     """Each goal with the measured ratio, met or missed."""
-    rows = [
-        [
-            g["what"],
-            f"≤ {g['goal']}×",
-            f"{g['measured']:.2f}×",
-            "met" if g["met"] else "**missed**",
-            g["note"],
-        ]
-        for g in goals
-    ]
-    return _table(["what (ours : the peer's)", "goal", "measured", "", "how"], rows)
+    return tables.goals(goals, "the peer's")
 
 
 def page(result: dict[str, Any]) -> str:
@@ -106,7 +98,7 @@ def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[str]:
         *_made(speed),
         f"Eight languages. Median (least–most) of {count} run{'s' * (count > 1)} of each, in turns: the peers, onggi, "
         f"the peers … Each peer in the dtype that was faster in one run of each (whole process: {tried}), after a run that does not count.",
-        _table(["", "whole process, s", "quantisation, s", "user + system, s", "peak memory, GiB"], rows),
+        table(["", "whole process, s", "quantisation, s", "user + system, s", "peak memory, GiB"], rows),
         "*Whole process*: from exec to exit, with imports, loading, saving (and for onggi reading and "
         "tokenising its text, which the peers are spared: they are handed token ids). *Quantisation*: for a peer "
         "the time around its own call alone, model loaded before and saved after it; for onggi `wall_seconds` "
@@ -133,7 +125,7 @@ def _share(speed: dict[str, Any]) -> list[str]:
         f"{peak['fp32'] / 1e9:.0f} GFLOP/s in fp32, {peak['bf16'] / 1e9:.0f} in bf16. The floor is the time that "
         "the counted arithmetic takes at those peaks, each part at that of its own precision; the share is floor : "
         "quantisation (median of all runs).",
-        _table(
+        table(
             ["TFLOP", "passes", "moments", "solver", "together", "floor, s", "measured, s", "share of peak"],
             rows,
         ),
@@ -166,7 +158,7 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
         *_made(made),
         "One run each. *Best* has the tokens of the others, half of them to solve on and half to tune on; *free* "
         "takes the text, languages and tokens that `--effort best` takes by itself.",
-        _table(head, rows),
+        table(head, rows),
         *failed,
         *_doubts(list(made["records"].values()), made["machine"]["cores"]),
     ]
@@ -207,7 +199,7 @@ def _quality(quality: dict[str, Any], what: str, titles: dict[str, str]) -> list
         *_made(quality),
         "KL(bf16 model ‖ quantised), nats per token, full vocabulary, fp32; the worst language with its 95% interval "
         f"over passages; {passages} passages × {len(languages)} languages.",
-        _table(["", "worst language", "mean", *languages], [row(name) for name in names]),
+        table(["", "worst language", "mean", *languages], [row(name) for name in names]),
         *_verdicts(scores, titles),
         "Read with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
         "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help. "
@@ -245,7 +237,7 @@ def _growth(growth: dict[str, Any]) -> list[str]:
         f"`onggi quantize` on layers of Llama 3 8B's shapes ({size['hidden']} wide, {size['mlp']} in the MLP, "
         f"{size['heads']} heads, {size['groups']} of keys and values), random weights, a vocabulary of bytes, "
         f"{size['tokens']:,} tokens. A further layer takes {growth['layer']:.1f} s.",
-        _table(["layers", "quantisation, s", "whole process, s", "peak memory, GiB"], rows),
+        table(["layers", "quantisation, s", "whole process, s", "peak memory, GiB"], rows),
     ]
 
 
@@ -262,8 +254,3 @@ def _interval(entry: dict[str, Any]) -> str:
 def _spread(values: Sequence[float], form: str = "{:.1f}") -> str:
     middle, low, high = (form.format(v) for v in (statistics.median(values), min(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low}–{high})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
