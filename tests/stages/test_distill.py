@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from conftest import save_model
+from divergences import on_probe
 from onggi import ledger, recipe
 from onggi.distill.store import Captured
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
-from onggi.head import compare
 from onggi.languages import Languages
 from onggi.report import card
 from onggi.stages import (
@@ -61,30 +61,13 @@ def config(teacher: Path, student: Path, **options: Any) -> DistillConfig:
     return DistillConfig(str(teacher), str(student), **{"text": "starter", **given, **options})
 
 
-def divergence(teacher: Path, student: Path) -> dict[str, float]:
-    """Language → mean KL of the student from its teacher, on some text of the probe."""
-    from onggi import text
-
-    engines = [Engine(teacher), Engine(student)]
-    found = {}
-    for language in TAGS:
-        passages = list(text.load("probe", [language]).passages(language).values())[:4]
-        both = [engine.states(passages) for engine in engines]
-        states = [torch.cat([hidden for hidden, _ in own]) for own in both]
-        targets = torch.cat([ids for _, ids in both[0]])
-        kl = compare(states, [engine.head for engine in engines], targets)[1].kl
-        assert kl is not None
-        found[language] = float(kl.mean())
-    return found
-
-
 @pytest.mark.parametrize("loss", ["kl", "jsd:0.5"])
 def test_the_student_comes_closer_in_every_language(
     loss: str, teacher: Path, student: Path, tmp_path: Path
 ) -> None:
-    before = divergence(teacher, student)
+    before = on_probe(teacher, student, TAGS, 4)
     made = distill(config(teacher, student, loss=loss), tmp_path / "out")
-    after = divergence(teacher, made.path)
+    after = on_probe(teacher, made.path, TAGS, 4)
     assert all(after[language] < 0.8 * before[language] for language in TAGS), (before, after)
     bits, closed = made.record["bits_per_byte"], made.record["closed"]
     assert set(closed) == set(TAGS)

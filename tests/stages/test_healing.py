@@ -13,6 +13,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from divergences import on_probe
 from layouts import compressed, gptq, tensors
 from onggi import ledger, text
 from onggi.engines.transformers import Engine
@@ -51,20 +52,6 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def sizes(folder: Path) -> dict[str, int]:
     return {file.name: file.stat().st_size for file in folder.glob("*.safetensors")}
-
-
-def damage(model: Path, made: Path) -> dict[str, float]:
-    """Language → mean KL of what plain `from_pretrained` loads, on some of the probe."""
-    engines, found = [Engine(model), Engine(made)], {}
-    for language in MEASURED:
-        passages = list(text.load("probe", [language]).passages(language).values())[:6]
-        both = [engine.states(passages) for engine in engines]
-        states = [torch.cat([hidden for hidden, _ in own]) for own in both]
-        targets = torch.cat([ids for _, ids in both[0]])
-        kl = compare(states, [engine.head for engine in engines], targets)[1].kl
-        assert kl is not None
-        found[language] = float(kl.mean())
-    return found
 
 
 def student(model: Path, made: Path) -> healing.Student:
@@ -211,7 +198,7 @@ def test_best_loses_less_in_the_same_bytes(
     assert made.record["damage"] == noted and set(noted["after"]) == set(TAGS)
     assert max(noted["after"].values()) < 0.98 * max(noted["before"].values())
     # On text that neither saw, loaded as anybody loads it.
-    before, after = damage(model, plain.path), damage(model, made.path)
+    before, after = on_probe(model, plain.path, MEASURED, 6), on_probe(model, made.path, MEASURED, 6)
     assert sum(after.values()) < 0.99 * sum(before.values()), (before, after)
     page = (made.path / "README.md").read_text()
     assert page == card.quantized(about) and f"| Khmer | {noted['before']['km']:.4f} |" in page
@@ -258,7 +245,7 @@ def recovery(model: Path, made: Path, **options: Any) -> DistillConfig:
 def test_a_quantised_model_recovers_in_every_language(tiny: Path, tmp_path: Path) -> None:
     made = rounded(tiny, tmp_path / "w2", "w2a16-g32")
     found = distill(recovery(tiny, made, tune="rounding"), tmp_path / "healed")
-    before, after = damage(tiny, made), damage(tiny, found.path)
+    before, after = on_probe(tiny, made, MEASURED, 6), on_probe(tiny, found.path, MEASURED, 6)
     assert all(after[tag] < 0.9 * before[tag] for tag in MEASURED), (before, after)
     assert sizes(found.path) == sizes(made)
     kept = {file.name for file in made.iterdir()} - {"stage.json"}
