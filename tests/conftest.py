@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from importlib import resources
@@ -27,6 +28,12 @@ _LONG = (
     "test_stream.py",
     "test_cost.py",
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A GPU is for the tests that are marked so: the others compare with what is on the CPU."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

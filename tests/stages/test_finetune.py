@@ -208,7 +208,13 @@ def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path
     guarded = FinetuneConfig(
         str(tiny),
         Names(str(chat)),
-        **{**SMALL, **options, "replay_languages": Languages("ko"), "guard": Names("ru:0.02")},
+        **{
+            **SMALL,
+            **options,
+            "replay_languages": Languages("ko"),
+            "guard": Names("ru:0.02"),
+            "keep": "last",
+        },
     )
     held = finetune(guarded, tmp_path / "held")
     lines = [json.loads(line) for line in (held.path / "metrics.jsonl").read_text().splitlines()]

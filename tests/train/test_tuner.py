@@ -23,9 +23,13 @@ from onggi.train.tuner import HELD, Guard, Tuner
 ROWS = packed([Taught([0, 5, 6, 7, 1], [False, False, True, True, True])], 8)
 
 
-def tuner(tiny: Path, folder: Path, text: list[float]) -> Tuner:
-    """One whose held-out Japanese is measured to be `text`, a value a measurement."""
-    values = iter(text)
+def tuner(
+    tiny: Path, folder: Path, text: list[float], answers: list[dict[str, float]] | None = None
+) -> Tuner:
+    """One whose held-out Japanese is measured to be `text`, a value a measurement; with `answers`, the nats of those that
+    are held out, the likeliest are to be kept.
+    """
+    values, nats = iter(text), iter(answers or ())
 
     def validate(model: Any) -> dict[str, float]:
         return {"ja": next(values), "ko": 3.0}
@@ -34,7 +38,10 @@ def tuner(tiny: Path, folder: Path, text: list[float]) -> Tuner:
     source = DialogueBatches({"ko": ROWS}, {"ja": ROWS}, 10, 0.2, 1, 0)
     schedule, options = Schedule(6, 1e-4, 1), Options(validate_every=1)
     made = (model, next_token(torch.float32), source, schedule, options, folder, Progress("test", 6))
-    return Tuner(*made, validate=validate, answers=None, guard=Guard({"ja": 0.02}))
+    measure: Any = (lambda model: next(nats)) if answers else None
+    return Tuner(
+        *made, validate=validate, answers=measure, guard=Guard({"ja": 0.02}), best=answers is not None
+    )
 
 
 def test_text_is_doubled_and_then_it_stops(tiny: Path, tmp_path: Path) -> None:
@@ -45,7 +52,7 @@ def test_text_is_doubled_and_then_it_stops(tiny: Path, tmp_path: Path) -> None:
     assert made.source.shares == [(0, 0.2), (20, 0.4), (30, 0.5)] and made.state.global_step == 5
     assert [sum(made.source.row(10 * step + i)[1] for i in range(10)) for step in range(5)] == [2, 2, 4, 5, 5]
     moved = made.model.model.lm_head.weight.clone()
-    assert made.go_back_to_held() == 4
+    assert made.go_back() == 4
     assert not torch.equal(made.model.model.lm_head.weight, moved)
     assert sorted(path.name for path in (tmp_path / HELD).iterdir()) == ["step-00000001", "step-00000004"]
 
@@ -53,8 +60,30 @@ def test_text_is_doubled_and_then_it_stops(tiny: Path, tmp_path: Path) -> None:
 def test_it_holds(tiny: Path, tmp_path: Path) -> None:
     made = tuner(tiny, tmp_path, [2.0, 2.03, 2.039, 2.03, 1.9, 2.0, 2.0])
     lines = made.fit()
-    assert made.state.global_step == 6 and made.go_back_to_held() is None
+    assert made.state.global_step == 6 and made.go_back() == 6
     assert not any("replay" in line or "stopped" in line for line in lines)
+
+
+def test_the_likeliest_answers_are_kept(tiny: Path, tmp_path: Path) -> None:
+    """Of all languages alike, and of no step at which the guard was broken."""
+    korean, thai = [3.0, 2.5, 2.0, 1.9, 1.0, 2.2, 2.4], [2.0, 1.0, 0.8, 0.9, 0.5, 1.5, 1.9]
+    answers = [{"ko": ko, "th": th} for ko, th in zip(korean, thai, strict=True)]
+    made = tuner(tiny, tmp_path, [2.0, 2.0, 2.0, 2.0, 2.05, 2.0, 2.0], answers)
+    weights = {}
+    log = made._note
+
+    def note(line: dict[str, Any]) -> None:
+        if "answers" in line:
+            weights[line["step"]] = made.model.model.lm_head.weight.clone()
+        log(line)
+
+    made._note = note  # type: ignore[method-assign]
+    lines = made.fit()
+    assert made.go_back() == 2 and made.state.global_step == 6
+    assert torch.equal(made.model.model.lm_head.weight, weights[2]) and not torch.equal(
+        weights[2], weights[6]
+    )
+    assert lines[-1] == {"step": 2, "went_back_from": 6, "because": "answers"}
 
 
 def test_it_never_held(tiny: Path, tmp_path: Path) -> None:
@@ -62,7 +91,7 @@ def test_it_never_held(tiny: Path, tmp_path: Path) -> None:
     made.fit()
     assert made.state.global_step == 3
     with pytest.raises(OnggiError, match=r"guard: broken at each measurement \(ja by 5.0% in the end\)"):
-        made.go_back_to_held()
+        made.go_back()
 
 
 def test_a_resumed_run_knows_the_shares(tiny: Path, tmp_path: Path) -> None:

@@ -98,15 +98,14 @@ def _keep(file: Path, states: States) -> None:
     write_shard(file, tensors)
 
 
-def _kept(tensors: Mapping[str, Tensor], device: torch.device) -> States:
-    """What `_keep` wrote, on `device`."""
-    count = len(tensors) // 2
-    return [(tensors[f"hidden-{i}"].to(device), tensors[f"ids-{i}"].to(device)) for i in range(count)]
+def _kept(tensors: Mapping[str, Tensor]) -> States:
+    """What `_keep` wrote."""
+    return [(tensors[f"hidden-{i}"], tensors[f"ids-{i}"]) for i in range(len(tensors) // 2)]
 
 
 def _score(job: ledger.Job, heads: Mapping[str, Head], reference: str, language: str, file: Path) -> None:
     states = {
-        name: _kept(safetensors.load_file(_states_file(job, index, language)), heads[name].weight.device)
+        name: _kept(safetensors.load_file(_states_file(job, index, language)))
         for index, name in enumerate(heads)
     }
     measured = measure(states, heads, reference)
@@ -192,13 +191,11 @@ def _hidden(source: str, texts: Sequence[str]) -> Iterator[States]:
 def _pair(reference: str, variant: str | None, texts: Sequence[str], states: Any) -> Iterator[dict[str, Any]]:
     """Sums of the reference, whose states those are, and of a variant of it, where there is one."""
     heads = {"reference": _head(reference)}
-    sides = {"reference": _kept(states, heads["reference"].weight.device)}
+    sides = {"reference": _kept(states)}
     if variant is not None:
         engine = pieces.engine(variant, "states")
         heads["variant"] = engine.head
-        sides["variant"] = [
-            (hidden.to(engine.device), ids.to(engine.device)) for hidden, ids in engine.states(texts)
-        ]
+        sides["variant"] = engine.states(texts)
     yield {name: sums.as_dict() for name, sums in measure(sides, heads, "reference").items()}
 
 

@@ -125,8 +125,9 @@ def compare(
     """Scores of several models at the same positions; the first is the reference.
 
     hidden: for each model (positions, its hidden size), the states that predict `targets`
-    (positions,), token ids. All heads share one vocabulary. Memory is bounded by
-    `positions × tile` logits a model, whatever the text and the vocabulary.
+    (positions,), token ids; on any device: `positions` of them at a time go to that of the heads.
+    All heads share one vocabulary. Memory is bounded by `positions × tile` logits a model,
+    whatever the text and the vocabulary.
     Raises `ValueError` where shapes or vocabularies differ.
     """
     size = heads[0].vocabulary
@@ -135,9 +136,12 @@ def compare(
     if any(len(states) != len(targets) for states in hidden):
         raise ValueError("every model needs one hidden state per target.")
     parts: list[list[Scores]] = [[] for _ in heads]
+    device = heads[0].weight.device
     for begin in range(0, len(targets), positions):
-        end = min(begin + positions, len(targets))
-        chunk = _compare_chunk([states[begin:end] for states in hidden], heads, targets[begin:end], tile)
+        there = slice(begin, begin + positions)
+        chunk = _compare_chunk(
+            [states[there].to(device) for states in hidden], heads, targets[there].to(device), tile
+        )
         for part, scores in zip(parts, chunk, strict=True):
             part.append(scores)
     return [_join(part, reference=i == 0) for i, part in enumerate(parts)]

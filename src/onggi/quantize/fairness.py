@@ -73,8 +73,8 @@ def nats(states: Tensor, output: Head, held_out: Calibration) -> dict[str, float
     found = {}
     for number, name in enumerate(held_out.names):
         there, targets = _predicted(held_out, number)
-        own = states[held_out.owner == number][:, : there.shape[1]][there].to(output.weight.device).float()
-        found[name] = float(score(own, output, targets.to(own.device)).nll.double().mean())
+        own = states[held_out.owner == number][:, : there.shape[1]][there]
+        found[name] = float(score(own, output, targets).nll.double().mean())
     return found
 
 
@@ -98,11 +98,8 @@ def damage(
     found = {}
     for number, name in enumerate(held_out.names):
         there, targets = _predicted(held_out, number)
-        states = [
-            side[held_out.owner == number][:, : there.shape[1]][there].to(output.weight.device).float()
-            for side in (before, after)
-        ]
-        first, second = compare(states, [output, output], targets.to(output.weight.device))
+        states = [side[held_out.owner == number][:, : there.shape[1]][there] for side in (before, after)]
+        first, second = compare(states, [output, output], targets)
         assert second.kl is not None
         total = float(second.kl.double().sum())
         size = {"kl": len(targets), "kl_per_passage": 1, "relative": float(first.nll.double().sum())}[by]

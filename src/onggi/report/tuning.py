@@ -200,6 +200,8 @@ def _curves(found: Tuning, say: Phrases) -> list[Block]:
             events.append(say("tuning.stopped", step=line["step"]))
         elif line.get("because") == "guard":
             events.append(say("tuning.back", step=line["step"]))
+        elif line.get("because") == "answers":
+            events.append(say("tuning.likeliest", step=line["step"], last=line["went_back_from"]))
     return [*blocks, Items(events)] if events else blocks
 
 

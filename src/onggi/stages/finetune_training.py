@@ -138,12 +138,13 @@ class Training:
             material.validation,
             answers=AnswerLoss(material.held),
             guard=Guard(config.limits) if config.guard else None,
+            best=config.keep == "best",
         )
         lines = made.fit()
-        made.go_back_to_held()
-        done = made.state.global_step
+        kept, done = made.go_back(), made.state.global_step
         facts: dict[str, Any] = {
             "steps": done,
+            "kept_step": kept,
             "warmup": warmup,
             "tokens": batches.tokens(made.passed_over, made.passed_over + done),
         }

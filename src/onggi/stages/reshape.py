@@ -448,9 +448,7 @@ def _measured(folder: Path, texts: _Texts, counts: Mapping[str, int] | None) -> 
                 if not counts and spent >= _HELD_OUT_TOKENS:
                     break
             states, ids = zip(*engine.states(chosen), strict=True)
-            nll = score(
-                torch.cat(states).to(engine.device), engine.head, torch.cat(ids).to(engine.device)
-            ).nll
+            nll = score(torch.cat(states), engine.head, torch.cat(ids)).nll
             nats[language] = round(float(nll.double().sum()) / len(chosen), 4)
             numbers[language] = len(chosen)
             bar.step(1, tags.name(language))

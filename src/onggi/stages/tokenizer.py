@@ -361,9 +361,7 @@ def _losses(
             for tag in wanted:
                 texts = list(measured[tag].values())[:_LOSS_PASSAGES]
                 states, ids = zip(*engine.states(texts), strict=True)
-                nll = score(
-                    torch.cat(states).to(engine.device), engine.head, torch.cat(ids).to(engine.device)
-                ).nll
+                nll = score(torch.cat(states), engine.head, torch.cat(ids)).nll
                 found[tag][when] = round(float(nll.double().sum()) / len(texts), 2)
                 bar.step(1, f"{when}, {tags.name(tag)}")
             del engine

@@ -54,6 +54,11 @@ def processes() -> Any:
     if count == 1:
         yield Processes(device, True, lambda: None)
         return
+    if cuda and local >= torch.cuda.device_count():
+        raise OnggiError(
+            f"Process {local + 1} of this machine has no GPU: there are {torch.cuda.device_count()}. "
+            f"`torchrun --nproc-per-node {torch.cuda.device_count()} -m onggi …` mends it."
+        )
     if cuda:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if cuda else "gloo")

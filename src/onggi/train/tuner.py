@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,14 +36,23 @@ class Guard:
 
 class Tuner(Trainer):
     """As `Trainer`; source must be `DialogueBatches`. answers: of held-out dialogues. guard: where it is broken the
-    share of plain text is doubled, and where that does not help the training stops; `go_back_to_held` then.
+    share of plain text is doubled, and where that does not help the training stops. best: what is wanted in the end
+    are the weights of the measurement at which the held-out answers were likeliest, each language as much as the
+    others; else the last ones. `go_back` puts them back: those of no measurement at which the guard was broken.
     """
 
     source: DialogueBatches
 
-    def __init__(self, *arguments: Any, answers: AnswerLoss | None, guard: Guard | None, **options: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        answers: AnswerLoss | None,
+        guard: Guard | None,
+        best: bool = False,
+        **options: Any,
+    ):
         super().__init__(*arguments, **options)
-        self.answers, self.guard = answers, guard
+        self.answers, self.guard, self.best = answers, guard, best
         self._first_share = self.source.share
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -55,19 +66,20 @@ class Tuner(Trainer):
             words = ", ".join(f"{language} {value:.3f}" for language, value in found.items())
             say(f"Step {self.state.global_step}, nats a token of held-out answers: {words}")
             measures |= own
-        if self.guard:
-            self._watch_languages(self.guard)
+        step = self.state.global_step
+        broken = self._broken(step)
+        if self._wanted() == step and self.is_world_process_zero():
+            for later in (self.folder / HELD).glob("step-*"):  # of a course that was given up
+                if int(later.name.removeprefix("step-")) > step:
+                    shutil.rmtree(later)
+            state = json.dumps({"global_step": step})
+            checkpoints.save(self.folder / HELD, step, self.model, self._own_optimizer, {}, state)
+        if broken:
+            self._replay_more(broken)
         return measures
 
-    def _watch_languages(self, guard: Guard) -> None:
+    def _replay_more(self, broken: Mapping[str, float]) -> None:
         step = self.state.global_step
-        first = next(line["bits_per_byte"] for line in self.lines if "bits_per_byte" in line)
-        broken = guard.broken(first, self.bits)
-        if not broken:
-            if self.is_world_process_zero():
-                state = json.dumps({"global_step": step})
-                checkpoints.save(self.folder / HELD, step, self.model, self._own_optimizer, {}, state)
-            return
         words = ", ".join(f"{language} by {rise:.1%}" for language, rise in broken.items())
         share = min(max(2 * self.source.share, 0.1), MOST)
         if self.source.share < MOST and self.source.replay:
@@ -82,29 +94,51 @@ class Tuner(Trainer):
             self._note({"step": step, "stopped": broken})
             self.control.should_training_stop = True
 
-    def go_back_to_held(self) -> int | None:
-        """Where the guard is broken at the end: the weights of the last measurement at which it held, and its step.
+    def _measured(self, key: str) -> dict[int, Mapping[str, float]]:
+        return {line["step"]: line[key] for line in self.lines if key in line}
 
-        Raises OnggiError where it never held but at the start.
+    def _broken(self, step: int) -> dict[str, float]:
+        bits = self._measured("bits_per_byte")
+        return self.guard.broken(bits[0], bits[step]) if self.guard else {}
+
+    def _wanted(self) -> int | None:
+        """The step of the measurement whose weights are wanted; None where the guard was broken at each."""
+        steps = [step for step in self._measured("bits_per_byte") if step and not self._broken(step)]
+        answers = self._measured("answers")
+        if not self.best or not answers:
+            return max(steps, default=None)
+
+        def unlikely(step: int) -> float:
+            # The log: a share that one language gains counts as much as the same share of another.
+            return sum(math.log(max(nats, 1e-5)) for nats in answers[step].values())
+
+        return min(steps, key=unlikely, default=None)
+
+    def go_back(self) -> int:
+        """Put back the weights that are wanted, if they are not the last; returns their step.
+
+        Raises OnggiError where the guard never held but at the start.
         """
-        if not self.guard:
-            return None
-        first = next(line["bits_per_byte"] for line in self.lines if "bits_per_byte" in line)
-        last = next(line["bits_per_byte"] for line in reversed(self.lines) if "bits_per_byte" in line)
-        broken = self.guard.broken(first, last)
-        if not broken:
-            return None
-        kept = checkpoints.last(self.folder / HELD)
-        if kept is None or kept.step == 0:
-            words = ", ".join(f"{language} by {rise:.1%}" for language, rise in broken.items())
+        last, wanted = self.state.global_step, self._wanted()
+        if wanted is None:
+            words = ", ".join(f"{language} by {rise:.1%}" for language, rise in self._broken(last).items())
             raise OnggiError(
                 f"guard: broken at each measurement ({words} in the end); a lower --learning-rate, a smaller --rank or more "
                 "--replay hold it, or a wider margin."
             )
+        if wanted == last:
+            return last
+        kept = checkpoints.last(self.folder / HELD)
+        assert kept is not None and kept.step == wanted, (kept, wanted)
         checkpoints.restore(kept, self.model, None)
-        say(f"Back to step {kept.step}, the last at which the guard held.")
-        self._note({"step": kept.step, "went_back_from": self.state.global_step, "because": "guard"})
-        return kept.step
+        why = "answers" if self.best and self.answers else "guard"
+        words = {
+            "answers": "at which held-out answers were likeliest",
+            "guard": "the last at which the guard held",
+        }
+        say(f"Back to step {wanted}, {words[why]}.")
+        self._note({"step": wanted, "went_back_from": last, "because": why})
+        return wanted
 
     def _load(self, kept: checkpoints.Kept) -> None:
         """With the shares of plain text that the lines tell of."""
