@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from parts import process
+from parts.record import folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks"
@@ -277,7 +278,7 @@ def main() -> int:
     if given.seeds < 1:
         parser.error("--seeds: at least 1")
     given.limit = given.limit or (3 if given.quick else 12)
-    given.work = given.work or ROOT / "build" / ("bench-effort-quick" if given.quick else "bench-effort")
+    given.work = folder(given.work, "bench-effort", given.quick)
     try:
         result = Bench(given).run()
     except process.Failed as error:
