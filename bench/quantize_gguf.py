@@ -342,12 +342,13 @@ def main() -> int:
         "languages": EIGHT,
         "tokens": bench.sizes.tokens,
         "types": types,
+        "autoround": AUTOROUND,
         "llama": llama_build.PACKAGE,
         "absent": bench.absent,
         **{part: json.loads(file.read_text()) if file.is_file() else None for part, file in kept.items()},
     }
     result = of_these_files(result)
-    result["goals"] = gguf_report.goals(result, JUDGED, AUTOROUND)
+    result["goals"] = gguf_report.goals(result, JUDGED)
     pages = {"md": gguf_report.page}
     if result["scores"] and result["files"]:
         pages["svg"] = gguf_report.figure

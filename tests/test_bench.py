@@ -56,6 +56,7 @@ def gguf(files: dict[str, tuple[float, int]], **speed: list[float]) -> dict[str,
     types = list(dict.fromkeys(name.rpartition("-")[0] for name in files))
     return {
         "types": types,
+        "autoround": {"Q2_K": "Q2_K_S"},
         "scores": {"files": {name: passages(kl) for name, (kl, _) in files.items()}},
         "files": {"records": {name: {"bytes": size, "wall": 1.0} for name, (_, size) in files.items()}},
         "speed": {"files": {n.replace("__", "-"): {"prefill": v, "decode": v} for n, v in speed.items()}},
@@ -65,20 +66,20 @@ def gguf(files: dict[str, tuple[float, int]], **speed: list[float]) -> dict[str,
 def test_a_gguf_goal_is_met_at_the_same_bytes_alone(bench: Callable[[str], Any]) -> None:
     goals = bench("parts.gguf_report").goals
     files = {"Q4_0-onggi": (0.1, 1000), "Q4_0-balanced": (0.3, 1009), "Q4_0-plain": (0.3, 985)}
-    found = goals(gguf(files), JUDGED, {})
+    found = goals(gguf(files), JUDGED)
     assert met(found, "imatrix of the same text")["met"] and met(found, "gains least")["met"]
     larger = next(goal for goal in found if goal["what"].endswith("against llama-quantize"))
     assert larger["measured"] < 0.4 and not larger["met"] and "same within 1%" in larger["note"]
 
     # AutoRound has another type, which the row names.
     files = {"Q2_K-onggi": (0.1, 1000), "Q2_K-autoround": (0.3, 960)}
-    row = met(goals(gguf(files), JUDGED, {"Q2_K": "Q2_K_S"}), "AutoRound")
+    row = met(goals(gguf(files), JUDGED), "AutoRound")
     assert "AutoRound's Q2_K_S (it has no Q2_K)" in row["what"] and not row["met"]
 
     # A mixture may be smaller than a Q4_K_M, but no larger.
     def mixed(size: int) -> bool:
         files = {"mixed-onggi": (0.1, size), "Q5_K_M-plain": (0.2, 1200), "Q4_K_M-onggi": (0.2, 1000)}
-        found: bool = met(goals(gguf(files), JUDGED, {}), "mixed types")["met"]
+        found: bool = met(goals(gguf(files), JUDGED), "mixed types")["met"]
         return found
 
     assert mixed(990) and mixed(1010) and not mixed(1011)
@@ -89,7 +90,7 @@ def test_the_speed_goal_is_the_issues_and_tells_its_spread(bench: Callable[[str]
 
     def found(*ours: float) -> dict[str, Any]:
         result = gguf({"Q4_0-onggi": (0.1, 1000)}, Q4_0__onggi=list(ours), Q4_0__balanced=[100.0] * 3)
-        return met(goals(result, JUDGED, {}), "decode")
+        return met(goals(result, JUDGED), "decode")
 
     as_fast, slow = found(99, 100, 104), found(98, 98, 98)
     assert (as_fast["goal"], as_fast["measured"], as_fast["met"]) == (1.0, 1.0, True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,15 @@ def ratio(scores: dict[str, Any], first: str, second: str) -> tuple[float, float
 _BYTES = 0.01
 
 
-def goals(
-    result: dict[str, Any], judged: Sequence[str], autoround: Mapping[str, str]
-) -> list[dict[str, Any]]:
+def called(result: dict[str, Any], type_: str, kind: str) -> str:
+    """Whose file it is, and of which type where that is another than its neighbours'."""
+    theirs = result["autoround"].get(type_, type_) if kind == "autoround" else type_
+    return KINDS[kind][0] + ("" if theirs == type_ else f"'s {theirs} (it has no {type_})")
+
+
+def goals(result: dict[str, Any], judged: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of issue 10's table; what is compared at the same bytes is met only there. A row whose part was not
-    measured is left out. autoround: type → the one of AutoRound's that it stands beside.
+    measured is left out.
     """
     scores, files, speed = result["scores"], result["files"], result["speed"]
     there = scores["files"] if scores and files else {}
@@ -86,11 +90,9 @@ def goals(
             same = abs(bytes_ - 1) <= _BYTES
             note = f"{kl:.3f} ({tag}) against {theirs:.3f} ({their_tag}), [{low:.2f}, {high:.2f}]; bytes {bytes_:.3f}×"
             note += "" if same else " (they must be the same within 1%, and are not)"
-            called = KINDS[kind][0]
-            if kind == "autoround" and autoround.get(type_, type_) != type_:
-                called += f"'s {autoround[type_]} (it has no {type_})"
             most = most if type_ in judged else 1.0
-            found.append(goal(f"worst-language KL, {type_}, against {called}", most, value, note, also=same))
+            what = f"worst-language KL, {type_}, against {called(result, type_, kind)}"
+            found.append(goal(what, most, value, note, also=same))
             if kind == "balanced":
                 a, b = means(scores, ours), means(scores, other)
                 ratios = {language: a[language] / b[language] for language in a}
@@ -188,9 +190,9 @@ def _scores(result: dict[str, Any]) -> list[str]:
         own = means(scores, name)
         size = f"{files['records'][name]['bytes'] / 1e6:.0f}" if files and name in files["records"] else ""
         type_, _, kind = name.rpartition("-")
-        called = f"{type_}, {KINDS[kind][0]}" if type_ else name
+        title = f"{type_}, {called(result, type_, kind)}" if type_ else name
         cells = [f"{own[language]:.3f}" for language in languages]
-        rows.append([called, size, f"**{kl:.3f}** {tag}", f"{statistics.fmean(own.values()):.3f}", *cells])
+        rows.append([title, size, f"**{kl:.3f}** {tag}", f"{statistics.fmean(own.values()):.3f}", *cells])
     return [
         "## What each language loses",
         _made(scores),

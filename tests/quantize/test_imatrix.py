@@ -185,8 +185,8 @@ def test_diagonals_are_those_of_the_model_itself(
 def test_killed_it_goes_on_after_the_last_finished_layer(
     tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {"format": "imatrix", "text": "starter", "languages": "en,ko,km", "tokens": "6000"}
-    asked = {**options, "languages": Languages("en,ko,km"), "tokens": 6000}
+    options = {"format": "imatrix", "text": "starter", "languages": "en,ko,km", "tokens": "3000"}
+    asked = {**options, "languages": Languages("en,ko,km"), "tokens": 3000}
     read: list[str] = []
     fill = importance.fill
     monkeypatch.setattr(importance, "fill", lambda *given: (read.append("layer"), fill(*given)))

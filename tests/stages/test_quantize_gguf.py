@@ -171,9 +171,8 @@ def test_minimax_solves_the_head_for_calibration_text_in_the_shares_it_found(
     model = AutoModelForCausalLM.from_pretrained(
         references.resolve(str(tmp_path / "made")), dtype=torch.float32
     )
-    plain = AutoModelForCausalLM.from_pretrained(
-        tiny, dtype=torch.float32
-    )  # the pass looks tokens up as they were
+    # The pass looks tokens up as they were.
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     model.model.embed_tokens.weight.data = plain.model.embed_tokens.weight.data
 
     def moments(text: Any) -> torch.Tensor:

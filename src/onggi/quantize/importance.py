@@ -85,9 +85,8 @@ def diagonals(
             if not bool(torch.isfinite(means).all()):
                 raise OnggiError(f"{place}{name}: its inputs on the calibration text are not finite.")
             found[walk.names.one[f"{place}{name}.weight"]] = checkpoints.pending(means)
-        checkpoints.write_shard(
-            files[index], found
-        )  # with the states that left it, where a killed run goes on
+        # With the states that left the layer it is where a killed run goes on.
+        checkpoints.write_shard(files[index], found)
         walk.states.forget(index - 1)
         drop(layer)
         tick()

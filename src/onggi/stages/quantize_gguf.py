@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .quantize import QuantizeConfig
 
 PREFIX = "gguf:"
+# Raised when what a GGUF holds changes.
+REVISION = 2
 # As in quantize/mixtures.py (a test compares them; importing it here would import torch for --help).
 PLAIN = ("F32", "F16", "BF16")
 BITS = {

@@ -130,11 +130,10 @@ def origin(name: str, about: Mapping[str, Any], languages: Sequence[str] = ()) -
     line = [one for one in dict.fromkeys([name, *before]) if one]
     found[keys.BASE_MODEL_COUNT] = len(line)
     for number, one in enumerate(line):
-        address_of = one.startswith(("https://", "http://"))
-        found[keys.BASE_MODEL_NAME.format(id=number)] = (
-            one.rstrip("/").rpartition("/")[2] if address_of else one
-        )
-        found[keys.BASE_MODEL_REPO_URL.format(id=number)] = one if address_of else None
+        is_address = one.startswith(("https://", "http://"))
+        called = one.rstrip("/").rpartition("/")[2] if is_address else one
+        found[keys.BASE_MODEL_NAME.format(id=number)] = called
+        found[keys.BASE_MODEL_REPO_URL.format(id=number)] = one if is_address else None
     return {key: value for key, value in found.items() if value}
 
 
