@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from parts import process
+from parts.record import folder
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "benchmarks"
@@ -269,7 +270,7 @@ def main() -> int:
     parser.add_argument("--recover", action="store_true", help="a w3a16-g128 model and its recovery too")
     parser.add_argument("--steps", type=int, default=240, help="of a recovery (default: 240)")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--work", type=Path, default=None, metavar="DIR", help="default: build/bench-effort")
+    parser.add_argument("--work", type=Path, default=None, metavar="DIR", help="default: build/bench-effort, or …-quick")
     given = parser.parse_args()
     given.only = [name.strip() for name in given.only.split(",")]
     if wrong := [name for name in given.only if name not in VARIANTS]:
@@ -277,7 +278,7 @@ def main() -> int:
     if given.seeds < 1:
         parser.error("--seeds: at least 1")
     given.limit = given.limit or (3 if given.quick else 12)
-    given.work = given.work or ROOT / "build" / ("bench-effort-quick" if given.quick else "bench-effort")
+    given.work = folder(given.work, "bench-effort", given.quick)
     try:
         result = Bench(given).run()
     except process.Failed as error:
