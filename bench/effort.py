@@ -270,7 +270,9 @@ def main() -> int:
     parser.add_argument("--recover", action="store_true", help="a w3a16-g128 model and its recovery too")
     parser.add_argument("--steps", type=int, default=240, help="of a recovery (default: 240)")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--work", type=Path, default=None, metavar="DIR", help="default: build/bench-effort, or …-quick")
+    parser.add_argument(
+        "--work", type=Path, default=None, metavar="DIR", help="default: build/bench-effort, or …-quick"
+    )
     given = parser.parse_args()
     given.only = [name.strip() for name in given.only.split(",")]
     if wrong := [name for name in given.only if name not in VARIANTS]:
