@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from conftest import save_model
 from layouts import compressed, gptq, rounded_activations, tensors
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
@@ -257,7 +258,9 @@ def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])
-def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_bitsandbytes_makes_what_transformers_loads(
+    name: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(OnggiError, match="bitsandbytes"):
             quantize(config(tiny, scheme=name, text=None), tmp_path / "made")
@@ -267,6 +270,14 @@ def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_p
     loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
     kinds = {type(module).__name__ for module in loaded.modules()}
     assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[name] in kinds
+    # vLLM's plugin reads these very names, and wants to be there.
+    stored = tensors(made.path)
+    packed = [key.removesuffix(".weight") for key in stored if stored[key].dtype in (torch.uint8, torch.int8)]
+    state = {"nf4": "weight.quant_state.bitsandbytes__nf4", "int8": "SCB"}[name]
+    assert any(f"{key}.{state}" in stored for key in packed)
+    said = capsys.readouterr().err
+    assert "vllm serve" in said and "pip install vllm-bnb-plugin" in said
+    assert "after `pip install vllm-bnb-plugin`" in (made.path / "README.md").read_text()
     assert 0 < drift(original, logits(loaded)) < (0.3 if name == "nf4" else 0.03)
 
 
@@ -296,6 +307,21 @@ def test_what_serves_it_is_said_and_in_the_card(
     assert said in capsys.readouterr().err
     card = (made.path / "README.md").read_text()
     assert ("`vllm serve FOLDER`" in card) == SCHEMES[name].vllm
+
+
+def test_int8_experts_are_not_for_vllm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("bitsandbytes")
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    folder = save_model(tmp_path / "mixture", "Qwen3Moe", num_hidden_layers=1, **experts)
+    for name in ("nf4", "int8"):
+        made = quantize(config(folder, scheme=name, text=None), tmp_path / name)
+        said = capsys.readouterr().err
+        assert (
+            ("vllm serve" in said)
+            == ("vllm serve" in (made.path / "README.md").read_text())
+            == (name == "nf4")
+        )
+    assert "vLLM has no int8 of bitsandbytes' for a mixture of experts" in said
 
 
 def test_plan_knows_the_schemes(tiny: Path) -> None:
