@@ -1,6 +1,6 @@
 """What more effort buys, and what a recovery does: each thing that was tried beyond the plain solver, by what the languages pay.
 
-    python bench/effort.py [--only fast,best | --only recovery] [--seeds 3] [--limit 12] [--steps 120] [--quick]
+    python bench/effort.py [--only fast,best | --only recovery] [--seeds 3] [--limit 12] [--steps 100] [--quick]
 
 **Efforts.** Every variant is `onggi quantize` of one model to w4a16-g128 on the same eight languages, in a process of its own,
 once for each seed (which draws the text). Two texts measure: `--choose` (default: debian:installation-guide), which is neither
@@ -356,7 +356,7 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="passages a language (default: 12; --quick: 3)")
     parser.add_argument("--only", default=",".join(everything), help=f"of {', '.join(everything)}")
     parser.add_argument("--choose", default="debian:installation-guide", metavar="TEXT")
-    parser.add_argument("--steps", type=int, default=120, help="of a recovery (default: 120)")
+    parser.add_argument("--steps", type=int, default=100, help="of a recovery (default: 100)")
     parser.add_argument(
         "--tune", default="rounding", help=f"of a recovery: {', '.join(TUNES)} (default: rounding)"
     )

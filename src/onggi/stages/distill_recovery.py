@@ -177,6 +177,8 @@ def outlook(config: DistillConfig) -> dict[str, Any]:
     steps = (
         -(-size.tokens // size.batch) if size.tokens else max(int(60 * (config.minutes or 0) / seconds), 1)
     )
+    parts = {tune: len(part) for tune, part in healing.parts(steps, config.tune).items()}
+    steps = sum(parts.values())
     about, operations = _about(made), each * steps * size.batch
     return {
         "into": config.into,
@@ -186,7 +188,7 @@ def outlook(config: DistillConfig) -> dict[str, Any]:
         "tune": config.tune,
         "tuned": tuned(made, config.tune),
         "steps": steps,
-        "parts": {tune: len(part) for tune, part in healing.parts(steps, config.tune).items()},
+        "parts": parts,
         "tokens": steps * size.batch,
         "text_tokens": size.unique,
         "operations": operations,

@@ -245,7 +245,7 @@ class _Work:
         if not kept.is_file():
             loss = self._loss(lambda: dict.fromkeys(self.source.languages, 1.0))
             each = step_seconds(self.student.model, loss, self.source, self.course.at_once)
-            least = -(-len(self.source.languages) // self.source.size)  # each language once
+            least = -(-len(self.source.languages) // self.source.size)  # each language of a plain text once
             steps = max(int(60 * (self.course.minutes or 0) * (1 - MEASURING) / each), least)
             say(f"A step takes about {each:.2g} s: {steps} steps in {self.course.minutes:g} minutes.")
             with ledger.writing(kept) as aside:

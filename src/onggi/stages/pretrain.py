@@ -358,7 +358,9 @@ def _steps(
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
         each = step_seconds(model, loss, batches, at_once)
-        least = -(-len(material.source.languages) // material.source.size)  # each language once
+        least = -(
+            -len(material.source.languages) // material.source.size
+        )  # each language of a plain text once
         steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), least)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
