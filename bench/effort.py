@@ -74,7 +74,6 @@ class Bench:
         self.given, self.work = given, given.work.resolve()
         self.languages = "en,ko,km" if given.quick else EIGHT
         self.tokens = TOKENS // 16 if given.quick else TOKENS
-        self.measured = ["--languages", "en,ko,km,ar"] if given.quick else []
         self.makes, self.measures = code.digest(code.MAKES, REFIT), code.digest(code.MEASURES)
         self.work.mkdir(parents=True, exist_ok=True)
 
@@ -102,7 +101,8 @@ class Bench:
         """The folder of what `source` says of each artifact."""
         words = ["evaluate", *(f"{name}={path}" for name, path in made.items())]
         words += ["--reference", self.given.model, "--text", source, "--limit", str(self.given.limit)]
-        return self.onggi([*words, *self.measured], self.work / name, self.measures)
+        few = ["--languages", "en,ko,km,ar"] if self.given.quick and source == "probe" else []
+        return self.onggi([*words, *few], self.work / name, self.measures)
 
     def begun(self) -> dict[str, Any]:
         """What is noted of a part before it is measured."""

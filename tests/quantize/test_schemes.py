@@ -9,7 +9,6 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from conftest import save_model
 from layouts import compressed, gptq, rounded_activations, tensors
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
@@ -307,21 +306,6 @@ def test_what_serves_it_is_said_and_in_the_card(
     assert said in capsys.readouterr().err
     card = (made.path / "README.md").read_text()
     assert ("`vllm serve FOLDER`" in card) == SCHEMES[name].vllm
-
-
-def test_int8_experts_are_not_for_vllm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("bitsandbytes")
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    folder = save_model(tmp_path / "mixture", "Qwen3Moe", num_hidden_layers=1, **experts)
-    for name in ("nf4", "int8"):
-        made = quantize(config(folder, scheme=name, text=None), tmp_path / name)
-        said = capsys.readouterr().err
-        assert (
-            ("vllm serve" in said)
-            == ("vllm serve" in (made.path / "README.md").read_text())
-            == (name == "nf4")
-        )
-    assert "vLLM has no int8 of bitsandbytes' for a mixture of experts" in said
 
 
 def test_plan_knows_the_schemes(tiny: Path) -> None:

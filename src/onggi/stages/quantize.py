@@ -381,8 +381,6 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
     vllm = all(one.vllm for one in used) and not config.embedding
-    if config.scheme == "int8" and any(decoder.experts(index) for index in range(total)):
-        vllm = False
     served_with = bitsandbytes.SERVED_WITH if vllm and scheme.grid is None else None
     if config.format == "gptq":
         made = gptq.quantization_config(scheme)
@@ -481,8 +479,6 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool, beside: 
         say(f"Serve it: vllm serve {shlex.quote(str(out))}" + (f" after {beside}" if beside else ""))
     elif config.embedding:
         say("A packed embedding loads in transformers only: vLLM computes with embeddings as they are.")
-    elif config.scheme in LIBRARY:
-        say("It loads in transformers only: vLLM has no int8 of bitsandbytes' for a mixture of experts.")
     else:
         say("It loads in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 

@@ -4,7 +4,7 @@ The library rounds by itself and transformers computes with it, so nothing is so
 handed to it and stored as transformers stores such a model. NF4: four bits on the quantiles of a normal
 distribution, a scale in fp32 for 64 weights. int8: a scale for each row, activations in eight bits but for
 those columns that hold outliers. vLLM loads such a checkpoint as it is, by a plugin (vllm-bnb-plugin; part of vLLM
-itself until 0.27), on one GPU: it does not split these weights, and has no int8 for a mixture's experts.
+itself until 0.27), on one GPU: it does not split these weights.
 """
 
 from __future__ import annotations
