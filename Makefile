@@ -36,6 +36,7 @@ bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmark
 	@$(BIN)/python bench/text.py
 	@$(BIN)/python bench/pretrain.py
 	@$(BIN)/python bench/starts.py
+	@$(BIN)/python bench/finetune.py
 	@$(BIN)/python -m pytest -m long
 
 clean:  ## remove the environments, not the runs

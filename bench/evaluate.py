@@ -257,13 +257,13 @@ def main() -> int:
     parser.add_argument(
         "--resume", action="store_true", help="keep what was measured of the same code and size"
     )
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench" / "evaluate", metavar="DIR")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="default: build/bench/evaluate, or …-quick")
     given = parser.parse_args()
     if given.runs < 1 or given.items < 1:
         parser.error("--runs, --items: at least 1")
     if given.quick:
         given.items, given.long, given.runs = 2, 3, 1
-    given.work = given.work.resolve()
+    given.work = record.folder(given.work, "bench/evaluate", given.quick)
     bench, machine = Bench(given), process.facts()
     try:
         bench.prepare()

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import process
+from parts import process, record
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
@@ -103,7 +103,7 @@ def main() -> int:
         "--work", type=Path, metavar="DIR", help="default: build/growth, or build/growth-quick"
     )
     given = parser.parse_args()
-    work = given.work or ROOT / "build" / ("growth-quick" if given.quick else "growth")
+    work = record.folder(given.work, "growth", given.quick)
     try:
         found = measure(work.resolve(), QUICK if given.quick else FULL)
     except process.Failed as error:

@@ -28,7 +28,6 @@ import torch
 from parts import process, record
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
 LANGUAGES = "en,de,ko,ja,zh-Hans,el,km,ru"
 LENGTH, SEQUENCES = 256, 8
 RATE = 1e-3
@@ -273,13 +272,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6, help="of a round (default: 6)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a trial: size 4m, 1 step, 1 round")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench" / "pretrain", metavar="DIR")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="default: build/bench/pretrain, or …-quick")
     given = parser.parse_args()
     if given.quick:
         given.size, given.steps, given.rounds = "4m", 1, 1
     if given.steps < 1 or given.rounds < 1:
         parser.error("--steps, --rounds: at least 1")
-    given.work = given.work.resolve()
+    given.work = record.folder(given.work, "bench/pretrain", given.quick)
     machine = process.facts()
     bytes_of = memory()
     measured = speeds(given)

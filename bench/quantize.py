@@ -37,6 +37,9 @@ import growth
 from parts import arithmetic, peers, process, quantize_goals, quantize_report, record
 from parts.peers import PEERS
 
+from onggi import ledger
+from onggi.stages.quantize_text import TUNED
+
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "bench"
 
@@ -59,9 +62,12 @@ class Artifact:
 
 
 def artifacts(tokens: int) -> dict[str, Artifact]:
-    """All of them by name. `best` has the tokens of the others, half to solve on and half to tune on; `free` takes
-    what text and languages there are.
+    """All of them by name. `best` has the tokens of the others, as many to solve on as to tune on beside those that it holds
+    out; `free` takes what text and languages there are.
     """
+    held_out = TUNED * len(EIGHT.split(","))
+    solved = (tokens - held_out) // 2
+    split = f"same tokens: {solved:,} to solve on, {solved:,} to tune on, {held_out:,} held out"
     said = {"balanced": "8 languages", "english": "English"}
     found = {
         f"{name}-{calibration}": Artifact(name, calibration, f"{peer.title}, {said[calibration]}")
@@ -73,9 +79,7 @@ def artifacts(tokens: int) -> dict[str, Artifact]:
         "balanced": Artifact("onggi", "balanced", "onggi, 8 languages"),
         "english": Artifact("onggi", "english", "onggi, English"),
         "minimax": Artifact("onggi", "balanced", "onggi, minimax", ("--fairness", "minimax")),
-        "best": Artifact(
-            "onggi", "balanced", "onggi, best, same tokens", (*effort, "--tokens", str(tokens // 2))
-        ),
+        "best": Artifact("onggi", "balanced", f"onggi, best ({split})", (*effort, "--tokens", str(solved))),
         "free": Artifact("onggi", None, "onggi, best, free", effort),
         "rtn": Artifact("onggi", None, "onggi, rounding", ("--method", "rtn")),
     }
@@ -95,7 +99,7 @@ class Sizes:
     paragraphs: int = 60
 
 
-QUICK = Sizes(1024, 2, 2, 3, "en,ko,km", "en,ko,fa", 3)
+QUICK = Sizes(4096, 2, 2, 3, "en,ko,km", "en,ko,fa", 3)
 
 
 class Bench:
@@ -133,13 +137,17 @@ class Bench:
         if not (self.text / "stage.json").is_file():
             say("text to calibrate on")
             self.onggi("text", SOURCE, "--languages", EIGHT, "--out", str(self.text), log="text")
+        ours = ROOT / "src" / "onggi"
+        self.inputs = {
+            name: record.digest(path)
+            for name, path in (("code", ours), ("model", self.model), ("text", self.text))
+        }
         for name, (languages, fairness) in CALIBRATIONS.items():
             given = {"model": self.model, "text": self.text, "languages": languages, "fairness": fairness}
             given |= {"tokens": self.sizes.tokens, "out": self.ids(name)}
-            if not self.ids(name).is_file():
-                self.part(
-                    "calibration_ids", *(w for key, value in given.items() for w in (f"--{key}", value))
-                )
+            words = [word for key, value in given.items() for word in (f"--{key}", value)]
+            drawn = {**self.inputs, "languages": languages, "fairness": fairness, "tokens": self.sizes.tokens}
+            record.made(self.ids(name), drawn, lambda words=words: self.part("calibration_ids", *words))
         helps = subprocess.run(
             [sys.executable, "-m", "onggi", "quantize", "--help"], check=True, stdout=subprocess.PIPE
         )
@@ -233,15 +241,15 @@ class Bench:
         return found if found and found["key"] == self.key(name) else None
 
     def key(self, name: str, dtype: str | None = None) -> str:
-        """Of the code and the options that make an artifact; dtype: of a peer, where it is not its fastest."""
-        tool = self.artifacts[name].tool
-        ours = sorted((ROOT / "src" / "onggi").rglob("*.py"))
-        files = PEERS[tool].files if tool in PEERS else ours
-        whole = hashlib.sha256(b"".join(file.read_bytes() for file in files))
-        dtype = (dtype or self.dtype(tool)) if tool in PEERS else None
-        size = (self.sizes.tokens, self.sizes.layers, self.sizes.iterations if tool in PEERS else None)
-        whole.update(repr((size, self.artifacts[name].words, dtype)).encode())
-        return whole.hexdigest()
+        """Of the code, the options, the model and the text that make an artifact; dtype: of a peer, where it is not its fastest."""
+        one = self.artifacts[name]
+        dtype = (dtype or self.dtype(one.tool)) if one.tool in PEERS else None
+        if one.tool in PEERS:
+            of = {"peer": record.digest(*PEERS[one.tool].files), "model": self.inputs["model"]}
+            of |= {"ids": record.digest(self.ids(one.calibration or "")), "iterations": self.sizes.iterations}
+        else:
+            of = {**self.inputs, "tokens": self.sizes.tokens, "calibration": one.calibration}
+        return ledger.digest([of, one.words, dtype])
 
     def dtype(self, peer: str) -> str:
         """The dtype that was faster for the peer, its own default where none was tried."""
@@ -398,12 +406,14 @@ def main() -> int:
     parser.add_argument("--limit", type=int, help="passages of a text per language (default: all)")
     parser.add_argument("--only", choices=parts, nargs="+", help="these parts; the others as last measured")
     parser.add_argument("--quick", action="store_true", help="a trial of the bench itself, on two layers")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="default: build/bench, or build/bench-quick")
+    parser.add_argument(
+        "--work", type=Path, metavar="DIR", help="default: build/bench, or …-quick; a trial is in DIR/quick"
+    )
     given = parser.parse_args()
     if given.runs < 1:
         parser.error("--runs: at least 1")
     sizes = QUICK if given.quick else Sizes(passages=given.limit)
-    work = (given.work or ROOT / "build" / ("bench-quick" if given.quick else "bench")).resolve()
+    work = record.folder(given.work, "bench", given.quick)
     bench = Bench(work, sizes, 1 if given.quick else given.runs)
     measures: dict[str, Callable[[], dict[str, Any]]] = dict(
         zip(parts, (bench.speed, bench.all, bench.probe, bench.other, bench.growth), strict=True)

@@ -27,7 +27,6 @@ from typing import Any
 
 from parts import process, record
 
-ROOT = Path(__file__).resolve().parent.parent
 MODEL, SOURCE, LANGUAGES = "package:gemma3-270m", "debian:libreoffice-help", ("ko", "en")
 LENGTH = 256
 # Gemma's weights have a range that the default for training further, 3e-5, would hardly leave in so few steps.
@@ -319,14 +318,14 @@ def main() -> int:
     parser.add_argument("--model", default=MODEL, help=f"default: {MODEL}")
     parser.add_argument("--quick", action="store_true", help="a trial: 10 steps of 256 tokens")
     parser.add_argument("--resume", action="store_true", help="keep what an interrupted run made")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench" / "starts", metavar="DIR")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="default: build/bench/starts, or …-quick")
     given = parser.parse_args()
     if given.quick:
         given.steps, given.batch_tokens = 10, LENGTH
     if given.steps < 10 or given.batch_tokens < LENGTH:
         parser.error(f"--steps: at least 10; --batch-tokens: at least {LENGTH}")
     given.batch_tokens -= given.batch_tokens % LENGTH
-    given.work = given.work.resolve()
+    given.work = record.folder(given.work, "bench/starts", given.quick)
     bench, machine = Bench(given), process.facts()
     try:
         starts = bench.prepare()

@@ -1,8 +1,10 @@
-"""What bench/effort.py judges by, and that it does not take up what other code left behind."""
+"""What decides of a bench's page: which goals count as met, which files are made anew, which are measured."""
 
 from __future__ import annotations
 
 import importlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,203 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-TAGS = ("ko", "en", "ar")
+from onggi import recipe
+
+ROOT = Path(__file__).parents[1]
+JUDGED = ("Q4_0", "Q2_K")
 
 
 @pytest.fixture
-def effort(monkeypatch: pytest.MonkeyPatch) -> Any:
+def bench(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A module of bench/ by its name."""
     monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    return importlib.import_module("effort")
+    return importlib.import_module
+
+
+def met(goals: list[dict[str, Any]], words: str) -> dict[str, Any]:
+    """The one row that says `words`."""
+    (found,) = [goal for goal in goals if words in goal["what"]]
+    return found
+
+
+def test_minimax_is_met_only_where_the_interval_lies_below_one(bench: Callable[[str], Any]) -> None:
+    goals = bench("parts.quantize_goals").goals
+    side = {"tag": "km", "kl": 0.6, "mean": 0.4}
+
+    def found(high: float) -> dict[str, Any]:
+        of = {
+            "worst": {"value": 0.8, "low": 0.7, "high": high},
+            "mean": {"value": 1.0, "low": 0.9, "high": 1.1},
+        }
+        of |= {"first": side, "second": side, "languages": 8}
+        probe = {"ratios": {"minimax:balanced": {"calibrated": of}}}
+        result = {"probe": probe, "titles": {}} | dict.fromkeys(("other", "speed", "artifacts", "growth"))
+        return met(goals(result), "minimax against balanced")
+
+    assert found(0.99)["met"] and not found(1.0)["met"]
+    assert "must lie below 1, and does not" in found(1.2)["note"] and found(1.2)["measured"] == 0.8
+
+
+def passages(kl: float) -> dict[str, dict[str, list[float]]]:
+    return {tag: {str(i): [10 * kl * (1 + i / 10), 10] for i in range(6)} for tag in ("ko", "en", "ar")}
+
+
+def gguf(files: dict[str, tuple[float, int]], **speed: list[float]) -> dict[str, Any]:
+    """A result of the GGUF bench: file → KL, bytes; file → tokens a second of each turn."""
+    types = list(dict.fromkeys(name.rpartition("-")[0] for name in files))
+    return {
+        "types": types,
+        "autoround": {"Q2_K": "Q2_K_S"},
+        "scores": {"files": {name: passages(kl) for name, (kl, _) in files.items()}},
+        "files": {"records": {name: {"bytes": size, "wall": 1.0} for name, (_, size) in files.items()}},
+        "speed": {"files": {n.replace("__", "-"): {"prefill": v, "decode": v} for n, v in speed.items()}},
+    }
+
+
+def test_a_gguf_goal_is_met_at_the_same_bytes_alone(bench: Callable[[str], Any]) -> None:
+    goals = bench("parts.gguf_report").goals
+    files = {"Q4_0-onggi": (0.1, 1000), "Q4_0-balanced": (0.3, 1009), "Q4_0-plain": (0.3, 985)}
+    found = goals(gguf(files), JUDGED)
+    assert met(found, "imatrix of the same text")["met"] and met(found, "gains least")["met"]
+    larger = next(goal for goal in found if goal["what"].endswith("against llama-quantize"))
+    assert larger["measured"] < 0.4 and not larger["met"] and "same within 1%" in larger["note"]
+
+    # AutoRound has another type, which the row names.
+    files = {"Q2_K-onggi": (0.1, 1000), "Q2_K-autoround": (0.3, 960)}
+    row = met(goals(gguf(files), JUDGED), "AutoRound")
+    assert "AutoRound's Q2_K_S (it has no Q2_K)" in row["what"] and not row["met"]
+
+    # A mixture may be smaller than a Q4_K_M, but no larger.
+    def mixed(size: int) -> bool:
+        files = {"mixed-onggi": (0.1, size), "Q5_K_M-plain": (0.2, 1200), "Q4_K_M-onggi": (0.2, 1000)}
+        found: bool = met(goals(gguf(files), JUDGED), "mixed types")["met"]
+        return found
+
+    assert mixed(990) and mixed(1010) and not mixed(1011)
+
+
+def test_the_speed_goal_is_the_issues_and_tells_its_spread(bench: Callable[[str], Any]) -> None:
+    goals = bench("parts.gguf_report").goals
+
+    def found(*ours: float) -> dict[str, Any]:
+        result = gguf({"Q4_0-onggi": (0.1, 1000)}, Q4_0__onggi=list(ours), Q4_0__balanced=[100.0] * 3)
+        return met(goals(result, JUDGED), "decode")
+
+    as_fast, slow = found(99, 100, 104), found(98, 98, 98)
+    assert (as_fast["goal"], as_fast["measured"], as_fast["met"]) == (1.0, 1.0, True)
+    assert "0.96–1.01" in as_fast["note"]
+    assert slow["measured"] == 1.02 and not slow["met"]
+
+
+def test_a_file_made_of_other_inputs_is_made_anew(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    record = bench("parts.record")
+    source, file, times = tmp_path / "옹기.txt", tmp_path / "files" / "ملف.gguf", []
+    file.parent.mkdir()
+
+    def make() -> dict[str, Any]:
+        times.append(1)
+        file.write_bytes(source.read_bytes() * 2)
+        return {"wall": 1.5}
+
+    def made() -> dict[str, Any]:
+        found: dict[str, Any] = record.made(file, {"text": record.digest(source), "words": ("a", 1)}, make)
+        return found
+
+    source.write_text("하나")
+    first = made()
+    assert made() == first and len(times) == 1 and first["wall"] == 1.5
+    source.write_text("둘")
+    assert made()["sha256"] != first["sha256"] and len(times) == 2
+    file.write_bytes(b"another's")  # as it was not made
+    made()
+    assert len(times) == 3
+    (file.parent / "stage.json").write_text("{}")
+    before = record.digest(file.parent)
+    (file.parent / "stage.json").write_text('{"wall_seconds": 3}')
+    assert record.digest(file.parent) == before
+    (file.parent / "model.safetensors").write_bytes(b"w")
+    assert record.digest(file.parent) != before
+
+
+def test_what_each_file_is_made_of_is_in_its_key(
+    bench: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = bench("quantize_gguf")
+    one = module.Bench(tmp_path, module.QUICK, ["Q4_0", "Q2_K"])
+    one.absent, one.of_reference, one.of_text = None, "reference", "text"
+    one.ids("balanced").write_text("ids")
+    for name in ("BF16", "imatrix-english", "imatrix-balanced"):
+        one.records[name] = {"sha256": name}
+    before = {name: dict(inputs) for name, (_, inputs) in one.wanted().items()}
+    assert (
+        before["Q4_0-balanced"]["BF16"] == "BF16" and before["Q4_0-balanced"]["imatrix"] == "imatrix-balanced"
+    )
+
+    def changed() -> set[str]:
+        return {name for name, (_, inputs) in one.wanted().items() if inputs != before[name]}
+
+    own, rounded = {n for n in before if n.endswith("onggi")}, {n for n in before if n.endswith("autoround")}
+    theirs = before.keys() - own - rounded
+    one.of_reference = "another"
+    assert changed() == own | rounded
+    one.of_reference = "reference"
+    one.ids("balanced").write_text("other ids")
+    assert changed() == rounded
+    one.ids("balanced").write_text("ids")
+    one.records["imatrix-english"] = {"sha256": "another"}
+    assert changed() == {"Q4_0-english", "Q2_K-english"}
+    monkeypatch.setattr(bench("parts.llama_build"), "PACKAGE", "llama-cpp-python==0.0.1")
+    assert changed() == theirs
+
+
+def test_only_the_files_of_the_records_are_measured(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    module = bench("quantize_gguf")
+    one = module.Bench(tmp_path, module.QUICK, ["Q4_0"])
+    records = {}
+    for name in ("BF16", "Q4_0-onggi", "Q4_0-plain", "Q8_0-onggi", "Q4_0-english"):
+        one.path(name).write_bytes(name.encode())
+        records[name] = {"sha256": module.ledger.sha256(one.path(name)), "bytes": 1}
+    assert one.names() == []
+    del records["Q4_0-english"]  # left over
+    (tmp_path / "files.json").write_text(json.dumps({"records": records}))
+    one.path("Q4_0-plain").write_bytes(b"another run's")
+    assert one.names() == ["BF16", "Q4_0-onggi"]
+    digests = {"Q4_0-onggi": records["Q4_0-onggi"]["sha256"], "Q4_0-plain": "another"}
+    scores = {"files": {"Q4_0-onggi": {}, "Q4_0-plain": {}}, "digests": digests}
+    result = module.of_these_files({"files": {"records": records}, "scores": scores, "speed": None})
+    assert list(result["scores"]["files"]) == ["Q4_0-onggi"]
+
+
+def test_a_trial_works_in_a_folder_of_its_own(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    folder = bench("parts.record").folder
+    assert (
+        folder(tmp_path, "bench", False) == tmp_path and folder(tmp_path, "bench", True) == tmp_path / "quick"
+    )
+    assert folder(None, "bench", True) != folder(None, "bench", False)
+
+
+def test_best_has_the_tokens_of_the_others(bench: Callable[[str], Any]) -> None:
+    module = bench("quantize")
+    for tokens in (module.Sizes().tokens, module.QUICK.tokens):
+        best = module.artifacts(tokens)["best"]
+        solved = int(best.words[best.words.index("--tokens") + 1])
+        held_out = module.TUNED * len(module.EIGHT.split(","))
+        assert solved > 0 and 2 * solved + held_out == tokens
+        assert f"{solved:,} to tune on, {held_out:,} held out" in best.title
+
+
+def test_the_recipe_starts_from_the_reference_of_the_bench() -> None:
+    off_grid, gguf = (recipe.load(ROOT / "recipes" / f"{name}.yaml") for name in ("off-grid", "gguf"))
+    first, second = ({step.name: step for step in one.steps} for one in (off_grid, gguf))
+    places = {name: Path(name) for name in second}
+    for name in ("text", "off_grid"):
+        assert recipe.config(first[name], places) == recipe.config(second[name], places)
+    made = {n: recipe.config(s, places) for n, s in second.items() if s.stage.verb == "quantize"}
+    trimmed = {name: one.format for name, one in made.items() if one.model == "trimmed"}
+    assert set(trimmed.values()) == {"gguf:Q8_0", "gguf:Q4_K_M"} and len(made) == 6
+    assert {one.model for name, one in made.items() if name not in trimmed} == {"off_grid"}
+    for line in (ROOT / "recipes" / "gguf.yaml").read_text(encoding="utf-8").splitlines():
+        assert not line.startswith("    ") or "verb:" in line or " # " in line, line
 
 
 def items(file: Path, after: dict[str, list[float]]) -> Path:
@@ -37,12 +228,13 @@ def items(file: Path, after: dict[str, list[float]]) -> Path:
     [
         ([0.5] * 12, True),
         ([0.7] * 12, False),
-        ([0.0, 1.1] * 6, False),
-    ],  # the last: 0.55, and anything from 0.25 on
+        ([6.0] + [0.0] * 11, False),  # 0.5, and up to 1.5
+    ],
 )
 def test_a_recovery_is_judged_by_its_worst_language_and_its_interval(
-    effort: Any, tmp_path: Path, worst: list[float], met: bool
+    bench: Callable[[str], Any], tmp_path: Path, worst: list[float], met: bool
 ) -> None:
+    effort = bench("effort")
     after = {"ko": [0.2] * 12, "en": [0.1] * 12, "ar": worst}
     file = items(tmp_path / "items.parquet", after)
     found = effort.quantize_goals.ratios(file, [("w3-scales", "w3")], ["ko", "en"])
@@ -52,8 +244,8 @@ def test_a_recovery_is_judged_by_its_worst_language_and_its_interval(
     assert "(ar) against 1.000" in goal["note"] and goal["goal"] == 0.6
 
 
-def test_what_other_code_left_is_made_anew(effort: Any, tmp_path: Path) -> None:
-    code, package = effort.code, tmp_path / "package"
+def test_what_other_code_left_is_made_anew(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    code, package = bench("parts.code"), tmp_path / "package"
     (package / "text" / "data").mkdir(parents=True)
     (package / "text" / "data" / "시작.jsonl").write_text("하나")
     (package / "report.py").write_text("")

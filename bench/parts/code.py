@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+
+from . import record
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "onggi"
 # What the weights of a quantised or recovered model come from; and what scores do.
@@ -16,19 +17,14 @@ MEASURES = (*_UNDER, "evaluate", "statistics.py", "stages/base.py", "stages/eval
 
 
 def digest(rooms: Sequence[str], *others: Path, package: Path = PACKAGE) -> str:
-    """Of the files of `rooms` (folders, files or patterns of `package`) and of `others`."""
-    found = set(others)
+    """Of `rooms` (folders, files or patterns of `package`) and of the files `others`."""
+    found: list[Path] = []
     for room in rooms:
         paths = sorted(package.glob(room))
         if not paths:
             raise FileNotFoundError(package / room)
-        for path in paths:
-            found |= {path} if path.is_file() else {file for file in path.rglob("*") if file.is_file()}
-    whole = hashlib.sha256()
-    for file in sorted(found):
-        if "__pycache__" not in file.parts:
-            whole.update(f"{file.name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
-    return whole.hexdigest()
+        found += paths
+    return record.digest(*found, *others)
 
 
 def fresh(out: Path, key: str) -> Path:

@@ -1,11 +1,12 @@
 """What each language loses in GGUF files, through llama.cpp's own evaluation of them.
 
-    python bench/parts/gguf_scores.py --reference FOLDER --passages 20 --every 2 --out DIR NAME=FILE …
+    python bench/parts/gguf_scores.py --reference FOLDER --passages 20 --every 2 --key WORD --out DIR NAME=FILE …
 
 KL(reference ‖ file) over the whole vocabulary at every second token of passages of the probe: the reference by
 transformers in fp32, the file by llama.cpp as it runs for everyone, with activations of 8 bits and keys and values in
 fp16. What that costs by itself is told by a file of 16 bits. DIR/NAME.json has (sum of nats, positions) of each
-passage of each language; a file that is finished is not measured again.
+passage of each language; a file that is finished is not measured again, unless --key (of the reference and of what measures),
+the passages or the file are others.
 """
 
 from __future__ import annotations
@@ -52,12 +53,14 @@ def main() -> None:
     parser.add_argument("--passages", required=True, type=int, help="of the probe, in each language")
     parser.add_argument("--every", required=True, type=int, help="positions apart")
     parser.add_argument("--languages", help="default: all of the probe")
+    parser.add_argument("--key", required=True)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("files", nargs="+")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     files = {name: Path(path) for name, _, path in (word.partition("=") for word in given.files)}
-    keys = {name: [ledger.sha256(path), given.passages, given.every] for name, path in files.items()}
+    same = [given.passages, given.every, given.languages, given.key]
+    keys = {name: [ledger.sha256(path), *same] for name, path in files.items()}
 
     def done(name: str) -> bool:
         kept = given.out / f"{name}.json"

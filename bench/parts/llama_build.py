@@ -1,4 +1,4 @@
-"""llama.cpp from source, once: the peer of bench/gguf.py, and what its files are measured by.
+"""llama.cpp from source, once: the peer of bench/quantize_gguf.py, and what its files are measured by.
 
     python bench/parts/llama_build.py        prints the folder; about six minutes on two cores the first time
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .tables import goal
+
 _DRAWS = 4000
 PEERS = ("llmcompressor", "gptqmodel", "autoround")
 
@@ -96,7 +98,7 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of issue 7's table: what, at most, measured, met, and how it was judged. A row whose part was not
     measured is left out.
     """
-    found: list[tuple[str, float, float, str]] = []
+    found: list[dict[str, Any]] = []
     for part in ("probe", "other"):
         if quality := result[part]:
             found += _quality(quality["ratios"], "the probe" if part == "probe" else "GNOME's help", result)
@@ -109,20 +111,17 @@ def goals(result: dict[str, Any]) -> list[dict[str, Any]]:
                 wall = made["records"][ours]["wall"]
                 note = f"{wall:.0f} s against {theirs:.0f} s, whole processes, one run each"
                 found.append(
-                    (f"wall time of --effort best, {said}, against AutoRound's", 0.5, wall / theirs, note)
+                    goal(f"wall time of --effort best, {said}, against AutoRound's", 0.5, wall / theirs, note)
                 )
     if growth := result["growth"]:
         sizes = list(growth["runs"])
         seconds = ", ".join(f"{growth['runs'][n]['quantisation']:.0f}" for n in sizes)
         note = f"{seconds} s at {', '.join(sizes)} layers; the last layers' seconds over the first ones'"
-        found.append(("cost of a layer as the model grows, 8B shapes", 1.1, growth["linear"], note))
+        found.append(goal("cost of a layer as the model grows, 8B shapes", 1.1, growth["linear"], note))
         note = f"at {sizes[-1]} layers over {sizes[0]}; at most {growth['peak'] / 2**30:.2f} GiB"
-        found.append(("peak memory as the model grows", 1.05, growth["flat"], note))
-        found.append(("the same, of 8 GiB", 1.0, growth["peak"] / 2**33, note))
-    return [
-        {"what": what, "goal": most, "measured": measured, "met": measured <= most, "note": note}
-        for what, most, measured, note in found
-    ]
+        found.append(goal("peak memory as the model grows", 1.05, growth["flat"], note))
+        found.append(goal("the same, of 8 GiB", 1.0, growth["peak"] / 2**33, note))
+    return found
 
 
 def best(ratios: dict[str, Any], ours: str, calibration: str) -> str | None:
@@ -135,10 +134,8 @@ def best(ratios: dict[str, Any], ours: str, calibration: str) -> str | None:
     return min(found, key=found.__getitem__) if found else None
 
 
-def _quality(
-    ratios: dict[str, Any], where: str, result: dict[str, Any]
-) -> list[tuple[str, float, float, str]]:
-    titles, found = result["titles"], []
+def _quality(ratios: dict[str, Any], where: str, result: dict[str, Any]) -> list[dict[str, Any]]:
+    titles, found = result["titles"], list[dict[str, Any]]()
     for ours, most, calibration, said in (
         ("balanced", 0.85, "balanced", "same text and tokens, plain solver"),
         ("best", 0.85, "balanced", "same text and tokens, --effort best"),
@@ -150,25 +147,26 @@ def _quality(
             if ours == "free" and result["artifacts"]:
                 sizes = [result["artifacts"]["records"][n]["bytes"] for n in ("free", f"{peer}-balanced")]
                 said += f" ({sizes[0] / 1e6:.0f} and {sizes[1] / 1e6:.0f} MB)"
-            note = said(of, "worst") + f", {titles[f'{peer}-{calibration}']} the best of the peers"
-            found.append((f"worst-language KL on {where}: {said}", most, of["worst"]["value"], note))
+            note = in_words(of, "worst") + f", {titles[f'{peer}-{calibration}']} the best of the peers"
+            found.append(goal(f"worst-language KL on {where}: {said}", most, of["worst"]["value"], note))
     if "minimax:balanced" in ratios:
         of = ratios["minimax:balanced"]["calibrated"]
         interval = f"{of['languages']} calibrated languages"
-        above = " (the interval must lie below 1, and does not)" if of["worst"]["high"] >= 1 else ""
+        below = of["worst"]["high"] < 1
         found.append(
-            (
+            goal(
                 f"minimax against balanced on {where}, worst of {interval}",
                 0.85,
                 of["worst"]["value"],
-                said(of, "worst") + above,
+                in_words(of, "worst") + ("" if below else " (the interval must lie below 1, and does not)"),
+                also=below,
             )
         )
-        found.append((f"the same, mean of {interval}", 1.03, of["mean"]["value"], said(of, "mean")))
+        found.append(goal(f"the same, mean of {interval}", 1.03, of["mean"]["value"], in_words(of, "mean")))
     return found
 
 
-def said(of: dict[str, Any], what: str) -> str:
+def in_words(of: dict[str, Any], what: str) -> str:
     """A ratio in words."""
     interval = f"[{of[what]['low']:.2f}, {of[what]['high']:.2f}]"
     if what == "mean":
@@ -177,7 +175,7 @@ def said(of: dict[str, Any], what: str) -> str:
     return f"{first['kl']:.3f} ({first['tag']}) against {second['kl']:.3f} ({second['tag']}), {interval}"
 
 
-def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[tuple[str, float, float, str]]:
+def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[dict[str, Any]]:
     def median(tool: str, what: str) -> float:
         return statistics.median(run[what] for run in speed["runs"] if run["tool"] == tool)
 
@@ -188,6 +186,6 @@ def _speed(speed: dict[str, Any], titles: dict[str, str]) -> list[tuple[str, flo
     ratio = {what: median("onggi", what) / median(peer, what) for what in ("wall", "quantisation", "peak")}
     note = f"{said}; the worse of {ratio['quantisation']:.2f}× quantisation alone and {ratio['wall']:.2f}× whole process"
     return [
-        ("wall time of the plain balanced solver", 0.6, max(ratio["wall"], ratio["quantisation"]), note),
-        ("peak memory of the plain balanced solver", 0.7, ratio["peak"], f"{said}; of the whole process"),
+        goal("wall time of the plain balanced solver", 0.6, max(ratio["wall"], ratio["quantisation"]), note),
+        goal("peak memory of the plain balanced solver", 0.7, ratio["peak"], f"{said}; of the whole process"),
     ]

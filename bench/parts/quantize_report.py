@@ -156,7 +156,8 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
     return [
         "## The checkpoints, and what each cost",
         *_made(made),
-        "One run each. *Best* has the tokens of the others, half of them to solve on and half to tune on; *free* "
+        "One run each. *Best* has the tokens of the others in all: those that it solves on, as many that it tunes on (in no "
+        "fewer than 8 steps, so some of them more than once, as AutoRound sees its own 200 times) and those held out; *free* "
         "takes the text, languages and tokens that `--effort best` takes by itself.",
         table(head, rows),
         "*Whole process* and *peak memory*: from exec to exit, with libraries, loading and saving. All load the same folder in "

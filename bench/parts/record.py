@@ -1,4 +1,4 @@
-"""What the record of a bench begins with, the page of it, and where both are written."""
+"""What the record of a bench begins with, what its files are told apart by, the page of it, and where both are written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,71 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-DOCS = Path(__file__).resolve().parent.parent.parent / "docs" / "benchmarks"
+from onggi import ledger
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs" / "benchmarks"
+
+
+def folder(given: Path | None, name: str, quick: bool) -> Path:
+    """Where a bench works: build/NAME, or as --work says. A trial never works where a full run does: what one has made
+    is no use to the other.
+    """
+    if given is None:
+        return ROOT / "build" / (f"{name}-quick" if quick else name)
+    return (given / "quick" if quick else given).resolve()
+
+
+def digest(*paths: Path) -> str:
+    """Of the bytes of files and of all in folders, but for notes of how they came about (`stage.json`, cards) and what
+    Python compiles.
+    """
+    found = []
+    for path in paths:
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        found += [
+            (str(file.relative_to(path)), ledger.sha256(file))
+            for file in inside
+            if file.is_file() and file.name != ledger.MARKER and file.suffix not in (".md", ".pyc")
+        ]
+    return ledger.digest(found)
+
+
+def made(
+    file: Path, inputs: Mapping[str, Any], make: Callable[[], Mapping[str, Any] | None]
+) -> dict[str, Any]:
+    """What is kept of `file` (beside it, as FILE.made.json): what `make` returned, its sha256, its bytes and its inputs. Made
+    where it is not there, was made of other inputs, or is not as it was made.
+    """
+    beside, key = file.with_name(f"{file.name}.made.json"), dict(json.loads(json.dumps(inputs)))
+    if file.is_file() and beside.is_file():
+        kept: dict[str, Any] = json.loads(beside.read_text())
+        if kept["inputs"] == key and kept["sha256"] == ledger.sha256(file):
+            return kept
+    beside.unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
+    cost = make() or {}
+    found = {
+        **cost,
+        "inputs": key,
+        "sha256": ledger.sha256(file),
+        "bytes": file.stat().st_size,
+        "date": now(),
+    }
+    beside.write_text(json.dumps(found, ensure_ascii=False))
+    return found
+
+
+def now() -> str:
+    """The time, to the minute."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="minutes")
 
 
 def begun(name: str, machine: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     """The record of `bench/NAME.py`, to which its measurements are added. machine: its facts before they were made."""
     return {
         "command": f"python bench/{name}.py " + " ".join(sys.argv[1:]),
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
+        "date": now(),
         "machine": machine,
         "versions": {name: importlib.metadata.version(name) for name in ("onggi", "torch", "transformers")},
         "quick": quick,

@@ -12,6 +12,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def goal(what: str, most: float, measured: float, note: str, *, also: bool = True) -> dict[str, Any]:
+    """A row of `goals`. also: what must hold beside the measured ratio, which the note tells."""
+    return {"what": what, "goal": most, "measured": measured, "met": measured <= most and also, "note": note}
+
+
 def goals(found: Sequence[dict[str, Any]], against: str) -> str:
     """Each goal with the measured ratio, met or missed. against: whose figure ours is divided by."""
     rows = [

@@ -1,4 +1,4 @@
-"""The peer's side of bench/quantize.py and bench/gguf.py: AutoRound on token ids that it is handed.
+"""The peer's side of bench/quantize.py and bench/quantize_gguf.py: AutoRound on token ids that it is handed.
 
 Runs with its own environment's python, apart from onggi. It is what the peer's README does (`AutoRound(model,
 scheme="W4A16")`, `quantize_and_save`), everything else left at its defaults: 200 iterations a block, batches of 8,

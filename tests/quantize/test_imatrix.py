@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from forks import killed
+from onggi.cli import main
 from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
+from onggi.progress import progress
 from onggi.quantize import balance, importance
 from onggi.quantize.formats import imatrix
 from onggi.quantize.formats.imatrix import Entry, Imatrix
@@ -147,12 +151,18 @@ def test_diagonals_are_those_of_the_model_itself(
         monkeypatch.setattr(
             "onggi.quantize.passes.batches", lambda n, length, widest, **_: whole(n, length, widest, 1)
         )
-    steps: list[int] = []
-    source = Checkpoint(tiny)
-    got = importance.diagonals(
-        source, skeleton(tiny, torch.float32), drawn, tmp_path, torch.device("cpu"), steps.append
-    )
-    assert steps == [0, 1, 2] and not list(tmp_path.glob("states-*"))
+    source, ticks = Checkpoint(tiny), []
+    with progress("imatrix", 3) as bar:
+        got = importance.diagonals(
+            source,
+            skeleton(tiny, torch.float32),
+            drawn,
+            tmp_path,
+            torch.device("cpu"),
+            bar,
+            lambda: ticks.append(bar.done),
+        )
+    assert ticks == [0, 1, 2] and bar.done == 3 and not list(tmp_path.glob("states-*"))
 
     model = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     seen: dict[str, torch.Tensor] = {}
@@ -170,6 +180,36 @@ def test_diagonals_are_those_of_the_model_itself(
     # Languages differ, or there would be nothing to balance.
     down = got["model.layers.2.mlp.down_proj.weight"]
     assert not torch.allclose(down[0], down[1], rtol=0.05)
+
+
+def test_killed_it_goes_on_after_the_last_finished_layer(
+    tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"format": "imatrix", "text": "starter", "languages": "en,ko,km", "tokens": "3000"}
+    asked = {**options, "languages": Languages("en,ko,km"), "tokens": 3000}
+    read: list[str] = []
+    fill = importance.fill
+    monkeypatch.setattr(importance, "fill", lambda *given: (read.append("layer"), fill(*given)))
+    whole, layers = quantize(QuantizeConfig(str(tiny_gemma), **asked), tmp_path / "whole"), len(read)
+    out = tmp_path / "killed"
+    words = [
+        "quantize",
+        str(tiny_gemma),
+        *(word for key, value in options.items() for word in (f"--{key}", value)),
+    ]
+    words += ["--out", str(out)]
+
+    def finished() -> int:
+        return len(list((out / ".partial").glob("diagonals-*")))
+
+    killed(*words, when=finished)
+    kept = finished()
+    assert 1 <= kept < layers and not (out / "stage.json").exists()
+    read.clear()
+    assert main(words) == 0 and len(read) == layers - kept
+    for name, entry in whole.record["outputs"].items():
+        assert hashlib.sha256((out / name).read_bytes()).hexdigest() == entry["sha256"], name
+    assert not (out / ".partial").exists()
 
 
 def test_onggi_quantize_writes_one_a_language_and_the_balanced(

@@ -18,6 +18,8 @@ from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.stages import FinetuneConfig, ReportConfig, finetune, report
 from onggi.stages.base import Names
+from onggi.stages.finetune_measures import Measures, compared
+from onggi.text.prompts import Prompt
 from processes import same_curves, same_weights, torchrun
 
 pytest.importorskip("peft")
@@ -229,6 +231,21 @@ def test_a_guard_keeps_the_last_state_that_held(tiny: Path, chat: Path, tmp_path
     assert 0 < kept < stopped[0]["step"] == held.record["facts"]["steps"]
     assert measured[kept] / measured[0] - 1 <= 0.02 < measured[stopped[0]["step"]] / measured[0] - 1
     assert "the last at which the guard held" in (held.path / "report.md").read_text()
+
+
+def test_a_question_that_is_rightly_answered_in_code_says_nothing_of_languages() -> None:
+    said = {
+        "ko": ("짝수만 골라 주세요.", "def evens(numbers):\n    return [n for n in numbers if n % 2 == 0]"),
+        "th": ("สวัสดีภาษาอังกฤษว่าอะไร", "The usual greeting in the morning is good morning."),
+        "ar": ("ما عاصمة كوريا؟", "عاصمة كوريا الجنوبية هي مدينة سيول الكبيرة."),
+        "en": ("What is kimchi?", None),
+    }
+    prompts = [Prompt(tag, tag, (asked,), (written,), "held out") for tag, (asked, written) in said.items()]
+    rows = [{"_id": tag, "output": "x", "finish": "stop", "values": {"script": 0.0}} for tag in said]
+    side = {"answers": {}, "rejected": {}, "probe": {}, "rows": rows}
+    found = compared(Measures({}, {}, {}, prompts), side, side, ["ko"])
+    assert {tag: own["after"]["n"] for tag, own in found["right"].items()} == {"ar": 1, "en": 1}
+    assert [sample["_id"] for sample in found["samples"]] == list(said)
 
 
 @pytest.mark.long

@@ -127,6 +127,105 @@ def test_minimax_and_a_killed_run_end_in_a_file(tiny: Path, tmp_path: Path, monk
     assert json.loads((tmp_path / "made" / "onggi.json").read_text())["balance"]["rounds"]
 
 
+def test_minimax_solves_the_head_for_calibration_text_in_the_shares_it_found(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the states of the written model on all text: that which was held out only measures."""
+    from safetensors.torch import load_file
+
+    from onggi.quantize import balance, fairness
+    from onggi.quantize.formats import gguf
+    from onggi.quantize.moments import second_moments
+
+    asked = config(tiny, fairness="minimax", precision="fp32")
+    found: dict[str, Any] = {"drawn": [], "damage": []}
+    draw, write, damage = balance.draw, gguf.write, fairness.damage
+    monkeypatch.setattr(fairness, "ROUNDS", 2)
+
+    def lost(*given: Any) -> dict[str, float]:
+        """Far apart, so that shares move, and less in the second round, so that it is the better."""
+        found["damage"].append(damage(*given))
+        of = enumerate(found["damage"][-1].items(), 1)
+        return {name: value * number / len(found["damage"]) ** 4 for number, (name, value) in of}
+
+    monkeypatch.setattr(fairness, "damage", lost)
+
+    def drawn(*given: Any, **named: Any) -> Any:
+        found["drawn"].append(draw(*given, **named))
+        return found["drawn"][-1]
+
+    monkeypatch.setattr(balance, "draw", drawn)
+
+    def looked(path: Path, *given: Any, **named: Any) -> None:
+        found["moments"] = load_file(path.parent / "moments.safetensors")["moments"]
+        write(path, *given, **named)
+
+    monkeypatch.setattr(gguf, "write", looked)
+    quantize(asked, tmp_path / "made")
+    held_out, calibration = found["drawn"]
+    balanced = ledger.read_json(tmp_path / "made" / "onggi.json")["balance"]
+    assert balanced["best"] == 1
+    shares = balanced["rounds"][1]["shares"]
+    assert max(shares.values()) > 1.2 * min(shares.values())
+
+    model = AutoModelForCausalLM.from_pretrained(
+        references.resolve(str(tmp_path / "made")), dtype=torch.float32
+    )
+    # The pass looks tokens up as they were.
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    model.model.embed_tokens.weight.data = plain.model.embed_tokens.weight.data
+
+    def moments(text: Any) -> torch.Tensor:
+        with torch.no_grad():
+            states = model.model(input_ids=text.ids).last_hidden_state
+        return second_moments(states.flatten(0, 1), text.weights.flatten())
+
+    def off(text: Any) -> float:
+        mine = moments(text)
+        return float((found["moments"] - mine).norm() / mine.norm())
+
+    assert off(calibration.weighted(shares)) < 0.01
+    assert off(calibration) > 0.02 and off(held_out) > 0.02
+
+
+def test_a_file_says_under_what_terms_it_may_be_passed_on(tiny_gemma: Path, tmp_path: Path) -> None:
+    """Read back by the package that llama.cpp's own tools use, and by ours, which quantises it further."""
+    import shutil
+
+    import gguf
+
+    model = tmp_path / "옹기"
+    shutil.copytree(tiny_gemma, model)
+    ledger.write_json(model / "onggi.json", {"licence": "gemma", "base": {"name": "gemma3-270m"}})
+    plain = {"format": "gguf:Q8_0", "method": "rtn", "text": None, "languages": None}
+    quantize(config(model, **plain), tmp_path / "made")
+    fields = gguf.GGUFReader(tmp_path / "made" / "model.gguf").fields
+    said = {key: field.contents() for key, field in fields.items()}
+    terms = references.PACKAGES["gemma3-270m"].terms
+    assert said["general.license"] == "gemma" and said["general.license.name"] == terms
+    assert said["general.license.link"] == "https://ai.google.dev/gemma/terms"
+    assert said["general.base_model.count"] == 2
+    assert [said[f"general.base_model.{i}.name"] for i in range(2)] == ["옹기", "gemma3-270m"]
+    again = references.about(references.resolve(str(tmp_path / "made")))
+    assert (again["licence"], again["terms"], again["base_model"]) == ("gemma", terms, "옹기")
+
+    # A model whose licence nobody stated makes none up; one from a hub has its own card's.
+    (model / "onggi.json").unlink()
+    (model / "README.md").write_text(
+        "---\nlicense: other\nlicense_name: 사용권\nlicense_link: https://x.kr/l\n---\n"
+    )
+    quantize(config(model, **plain), tmp_path / "other")
+    other = container.File(tmp_path / "other" / "model.gguf").metadata
+    assert [other[f"general.license{part}"] for part in ("", ".name", ".link")] == [
+        "other",
+        "사용권",
+        "https://x.kr/l",
+    ]
+    (model / "README.md").unlink()
+    quantize(config(model, **plain), tmp_path / "none")
+    assert not [key for key in container.File(tmp_path / "none" / "model.gguf").metadata if "license" in key]
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

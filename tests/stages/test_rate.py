@@ -326,11 +326,9 @@ def test_the_recipe_plans_a_study_of_three_models() -> None:
     steps = {step.name: step for step in loaded.steps}
     config = recipe.config(steps["study"], folders)
     assert isinstance(config, RateConfig) and len(config.models) == 3 and config.languages == ("ko",)
-    # One line names the model that all of it is about.
-    model = steps["rounded"].options["model"]
-    assert (
-        model
-        == steps["balanced"].options["model"]
-        == steps["scores"].options["reference"]
-        == config.models[0]
-    )
+    assert config.models[0] == str(folders["assistant"])
+    for step, key in (("rounded", "model"), ("balanced", "model"), ("scores", "reference")):
+        assert steps[step].options[key] == "${assistant}"
+    # It is the assistant of the other recipe, so that a copy of that stage's folder stands for it.
+    other = recipe.load(Path(__file__).parents[2] / "recipes" / "finetune-korean.yaml")
+    assert steps["assistant"].options == other.steps[0].options

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,8 +52,6 @@ class Engine:
 
         # Refuses code, pickles and damaged files with the reason, before transformers sees them.
         Checkpoint(folder)
-        # It says at every matrix that it computes in 16 bits.
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         self.folder, self.device = folder, device or default_device()
         self.plain = False
         try:

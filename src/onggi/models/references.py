@@ -196,7 +196,7 @@ def about(folder: Path) -> dict[str, Any]:
     """
     if (folder / ABOUT).is_file():
         found: dict[str, Any] = ledger.read_json(folder / ABOUT)
-        return found
+        return {**_terms(found.get("licence")), **found}
     card = folder / "README.md"
     text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     block = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
@@ -207,8 +207,18 @@ def about(folder: Path) -> dict[str, Any]:
     if not isinstance(meta, dict) or not meta.get("license"):
         return {}
     licence = str(meta["license"])
-    terms = [package.terms for package in PACKAGES.values() if package.licence == licence == "gemma"]
-    return {"licence": licence, **({"terms": terms[0]} if terms else {})}
+    more = {"licence_name": meta.get("license_name"), "licence_link": meta.get("license_link")}
+    return {
+        "licence": licence,
+        **_terms(licence),
+        **{key: str(value) for key, value in more.items() if value},
+    }
+
+
+def _terms(licence: str | None) -> dict[str, str]:
+    """The terms of a licence that binds whatever is made under it; a GGUF or a card names but the licence."""
+    found = [package.terms for package in PACKAGES.values() if package.licence == licence == "gemma"]
+    return {"terms": found[0]} if found else {}
 
 
 def _package(source: str) -> Package:

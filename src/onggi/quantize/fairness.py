@@ -196,11 +196,11 @@ def minimax(
             after = load_file(states(place))["states"]
             ledger.write_json(record, damage(before, after, output, held_out, by))
         found[number] = dict(ledger.read_json(record))
-        # Of the shards only the best so far are needed; a run that goes on knows the others by their records.
+        # Only the weights of the best so far are needed; a run that goes on knows the others by their records.
         best = min(found, key=lambda n: max(found[n].values()))
         for other in found.keys() - {best}:
-            for shard in (folder / f"round-{other}").glob("model-*.safetensors"):
-                shard.unlink()
+            for file in (folder / f"round-{other}").glob("*.safetensors"):
+                file.unlink()
         return found[number]
 
     folder.mkdir(exist_ok=True)

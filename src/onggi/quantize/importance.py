@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import OnggiError
-from ..models.checkpoint import Checkpoint
+from ..models import checkpoint as checkpoints
+from ..models.checkpoint import Checkpoint, Pending
 from ..models.decoder import Decoder, drop, fill
+from ..progress import Progress
 from .balance import Calibration
 from .passes import Method, Pass
 
@@ -26,13 +29,14 @@ def diagonals(
     calibration: Calibration,
     folder: Path,
     device: torch.device,
-    step: Callable[[int], None],
+    bar: Progress,
+    tick: Callable[[], None],
 ) -> dict[str, Tensor]:
     """Matrix, by its tensor in the checkpoint → (languages, columns) fp64: the mean over a language's tokens of the
     squared input of each column, by the calibration's weights. Languages in the order of `calibration.names`.
 
-    folder: for the states between layers. step: is told of each layer. Raises OnggiError for experts, which are not
-    told apart here, and for inputs that are not finite.
+    folder: for the finished layers and the states between them, from which a killed run goes on. tick: is called after
+    each. Raises OnggiError for experts, which are not told apart here, and for inputs that are not finite.
     """
     if any(decoder.experts(index) for index in range(len(decoder.layers))):
         raise OnggiError("imatrix: a mixture's experts are not told apart here; llama-imatrix does.")
@@ -43,8 +47,12 @@ def diagonals(
     mine = (calibration.owner == languages).to(torch.float32)  # (languages, sequences)
     by_token = (mine.unsqueeze(2) * calibration.weights).to(device)  # (languages, sequences, length)
     weighed = by_token.sum(dim=(1, 2)).double().unsqueeze(1)
-    found: dict[str, Tensor] = {}
-    for index, layer in enumerate(decoder.layers):
+    total = len(decoder.layers)
+    files = [folder / f"diagonals-{index:05d}.safetensors" for index in range(total)]
+    done = next((index for index, file in enumerate(files) if not file.is_file()), total)
+    bar.skip(done)
+    for index in range(done, total):
+        layer = decoder.layers[index]
         walk.index = index
         place = f"{decoder.layer_name(index)}."
         fill(
@@ -56,7 +64,7 @@ def diagonals(
             walk.dtype,
         )
         sums: dict[str, Tensor] = {}
-        last = index == len(decoder.layers) - 1
+        last = index == total - 1
         for batch, rows in enumerate(walk.batches):
             shares = by_token[:, rows].flatten(1)
             handles = [
@@ -71,15 +79,21 @@ def diagonals(
             if not last:
                 whole = isinstance(output, tuple)
                 walk.states.save(index, batch, output[0] if whole else output, whole)
-        walk.states.forget(index - 1)
+        found: dict[str, Pending] = {}
         for name, own in sums.items():
             means = (own / weighed.to(own.device)).cpu()
             if not bool(torch.isfinite(means).all()):
                 raise OnggiError(f"{place}{name}: its inputs on the calibration text are not finite.")
-            found[walk.names.one[f"{place}{name}.weight"]] = means
+            found[walk.names.one[f"{place}{name}.weight"]] = checkpoints.pending(means)
+        # With the states that left the layer it is where a killed run goes on.
+        checkpoints.write_shard(files[index], found)
+        walk.states.forget(index - 1)
         drop(layer)
-        step(index)
-    return found
+        tick()
+        bar.step(1, f"layer {index + 1} of {total}")
+    for file in folder.glob("states-*"):
+        file.unlink()
+    return {name: means for file in files for name, means in load_file(file).items()}
 
 
 def _adds(sums: dict[str, Tensor], name: str, shares: Tensor) -> Any:

@@ -145,10 +145,10 @@ def compared(
         "probe": probe,
         "right": {
             language: {
-                when: _right([row for row in side["rows"] if lang[row["_id"]] == language])
+                when: _right([row for row in side["rows"] if lang.get(row["_id"]) == language])
                 for when, side in (("before", before), ("after", after))
             }
-            for lang in [{prompt.id: prompt.lang for prompt in measures.prompts}]
+            for lang in [{prompt.id: prompt.lang for prompt in measures.prompts if _in_words(prompt)}]
             for language in dict.fromkeys(lang.values())
         },
         "samples": [
@@ -195,6 +195,14 @@ def in_language(values: Mapping[str, float]) -> bool:
     if not values or values.get("empty"):
         return False
     return bool(values.get("line", values.get("script", 0.0)))
+
+
+def _in_words(prompt: Prompt) -> bool:
+    """Whether the answer is to be in the prompt's language: one that was written down may be a translation, or code."""
+    from ..text import confusion
+
+    written = prompt.references[0] if prompt.references else None
+    return written is None or in_language(confusion.check(written, prompt.lang, prompt.text(0)).values())
 
 
 def _right(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

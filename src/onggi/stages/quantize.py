@@ -276,7 +276,7 @@ class QuantizeConfig:
 
 
 def inputs(config: QuantizeConfig) -> dict[str, Any]:
-    """Fingerprints of model and text."""
+    """Fingerprints of model and text, and of a GGUF the revision of how it is made."""
     from .. import text
     from ..models import references
 
@@ -286,6 +286,8 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
         sources += ["starts"] if config.written else []
         prints = [text.fingerprint(name, config.languages) for name in sources]
         found["text"] = prints[0] if len(prints) == 1 else ledger.digest(prints)
+    if quantize_gguf.kind(config):  # a revision of its own: what other formats made stays as it is
+        found["format"] = f"{config.format}:{quantize_gguf.REVISION}"
     return found
 
 

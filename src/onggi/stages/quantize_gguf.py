@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from .quantize import QuantizeConfig
 
 PREFIX = "gguf:"
+# Raised when what a GGUF holds changes.
+REVISION = 2
 # As in quantize/mixtures.py (a test compares them; importing it here would import torch for --help).
 PLAIN = ("F32", "F16", "BF16")
 BITS = {
@@ -137,12 +139,6 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     base = references.about(folder)
     name = references.parse(config.model).name
     languages = [tag for tag in (text.drawn.names if text.drawn else ()) if tag != "pooled"]
-    facts = {
-        **({"general.license": base["licence"]} if base.get("licence") else {}),
-        **({"general.languages": languages} if languages else {}),
-        "general.base_model.count": 1,
-        "general.base_model.0.name": name,
-    }
     total = len(decoder.layers)
     lie_in = {
         tensor: file
@@ -159,7 +155,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
             functools.partial(_packed, lie_in),
             name=name,
             mixture=mixture,
-            facts=facts,
+            facts=gguf.origin(name, base, languages),
             step=bar.step,
         )
     verified = None
@@ -237,6 +233,13 @@ def _layers(
     total = len(model.skeleton().layers)
 
     def solve(calibration: Any, place: Path, watch: Any = None) -> list[Any]:
+        def reached(states: Any) -> None:
+            _keep_moments(place / _MOMENTS, calibration.weights, states)
+            if watch:
+                watch(states[len(states) - calibration.watched :])
+
+        # All of the text goes along to the head, which is solved for it; what is held out weighs nothing in that.
+        seen = calibration and dataclasses.replace(calibration, watched=len(calibration.ids))
         with progress(f"quantize {job.out.name}", total) as bar:
             return stream.quantize_layers(
                 model.source,
@@ -244,29 +247,20 @@ def _layers(
                 schemes,
                 gguf.store,
                 place,
-                calibration,
+                seen,
                 bar,
                 job.tick,
                 model.device,
                 Method(config.method, config.damping),
-                watch=watch,
+                watch=reached if calibration else None,
             )
 
-    moments = job.work / _MOMENTS
-    if text.drawn is None:
-        return solve(None, job.work), None
     if config.fairness != "minimax":
-        # All of the text goes along to the head, whose inputs it is quantised for.
-        seen = dataclasses.replace(text.drawn, watched=len(text.drawn.ids))
-        keep = functools.partial(_keep_moments, moments, text.drawn.weights)
-        return solve(seen, job.work, keep), None
-    assert text.held_out
+        return solve(text.drawn, job.work), None
     found, balance = quantize_model.minimax(config, job, model, text, solve)
-    from safetensors.torch import load_file
-
-    _keep_moments(moments, text.held_out.weights, load_file(found.folder / "watched.safetensors")["states"])
-    for shard in found.folder.glob("model-*.safetensors"):
-        shard.replace(job.work / shard.name)
+    for pattern in ("model-*.safetensors", _MOMENTS):
+        for file in found.folder.glob(pattern):
+            file.replace(job.work / file.name)
     return found.layers, balance
 
 

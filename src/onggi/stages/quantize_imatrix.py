@@ -63,12 +63,9 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     drawn = text.drawn
     assert drawn
     with progress(f"imatrix {job.out.name}", len(decoder.layers)) as bar:
-
-        def step(index: int) -> None:
-            job.tick()
-            bar.step(1, f"layer {index + 1}")
-
-        found = importance.diagonals(described.source, decoder, drawn, job.partial, model.device, step)
+        found = importance.diagonals(
+            described.source, decoder, drawn, job.partial, model.device, bar, job.tick
+        )
     length = drawn.ids.shape[1]
     parts = {}
     for number, language in enumerate(drawn.names):

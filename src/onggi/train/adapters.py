@@ -12,7 +12,6 @@ stand (`_embedding`) and from the head's logits (`head.cross_entropy`): the same
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,8 +116,6 @@ def load(model: nn.Module, folder: Path) -> Adapter:
 
 def imported() -> Any:
     """peft. Raises OnggiError where it is not installed."""
-    # peft imports it where it is installed, and it tells of kernels that nothing here needs.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         import peft
     except ImportError as error:

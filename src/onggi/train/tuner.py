@@ -132,11 +132,11 @@ class Tuner(Trainer):
         assert kept is not None and kept.step == wanted, (kept, wanted)
         checkpoints.restore(kept, self.model, None)
         why = "answers" if self.best and self.answers else "guard"
-        words = {
+        reason = {
             "answers": "at which held-out answers were likeliest",
             "guard": "the last at which the guard held",
         }
-        say(f"Back to step {wanted}, {words[why]}.")
+        say(f"Back to step {wanted}, {reason[why]}.")
         self._note({"step": wanted, "went_back_from": last, "because": why})
         return wanted
 

@@ -181,6 +181,7 @@ def _facts_for_reports(file: File) -> dict[str, Any]:
         "name": get("general.name"),
         "architecture": get("general.architecture"),
         "licence": get("general.license"),
+        "licence_name": get("general.license.name"),
         "licence_link": get("general.license.link"),
         "base_model": get("general.base_model.0.repo_url") or get("general.base_model.0.name"),
         "grid": _grid(file),

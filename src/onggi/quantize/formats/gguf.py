@@ -6,7 +6,8 @@ file is written, a tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def write(
 
     kinds: GGUF's name of each tensor → its type. packed: the packed rows of one, by its name in the
     checkpoint; None for a type of plain numbers. name: of the model; mixture: of the file's type, one of
-    `MIXTURES` (`mixed` for one that has no name). facts: further metadata (licence, languages). step: is told
+    `MIXTURES` (`mixed` for one that has no name). facts: further metadata, as `origin` gives them. step: is told
     the bytes of each tensor in the checkpoint.
     """
     with ledger.writing(path) as aside:
@@ -105,6 +106,35 @@ def write(
         for vector in described.vectors.values():
             writer.write_tensor_data(vector)
         writer.close()
+
+
+def origin(name: str, about: Mapping[str, Any], languages: Sequence[str] = ()) -> dict[str, Any]:
+    """Metadata of a file made from the model `name`, of which `about` is known (as `models.references.about` gives it):
+    its licence, the models that it goes back to, nearest first, and the languages it was calibrated on.
+
+    The terms of a licence that is to be passed on (Gemma's) stand where a reader looks for the licence's name: a GGUF is
+    often all that is passed on.
+    """
+    keys = gguf.Keys.General
+    terms = about.get("terms") or about.get("licence_name")
+    address = re.search(r"https?://[^\s,;]+", about.get("terms") or "")
+    link = about.get("licence_link") or (address and address[0].rstrip("."))
+    found: dict[str, Any] = {
+        keys.LICENSE: about.get("licence"),
+        keys.LICENSE_NAME: terms,
+        keys.LICENSE_LINK: link,
+        keys.LANGUAGES: list(languages),
+    }
+    # What the model itself was made from, by our own note and by that of the file it came as.
+    before = [(about.get("base") or {}).get("name"), about.get("base_model")]
+    line = [one for one in dict.fromkeys([name, *before]) if one]
+    found[keys.BASE_MODEL_COUNT] = len(line)
+    for number, one in enumerate(line):
+        is_address = one.startswith(("https://", "http://"))
+        called = one.rstrip("/").rpartition("/")[2] if is_address else one
+        found[keys.BASE_MODEL_NAME.format(id=number)] = called
+        found[keys.BASE_MODEL_REPO_URL.format(id=number)] = one if is_address else None
+    return {key: value for key, value in found.items() if value}
 
 
 def shapes(described: Description) -> dict[str, tuple[int, ...]]:
@@ -157,4 +187,4 @@ def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
         raise TypeError(f"{key}: {value!r}")
 
 
-__all__ = ["FILE", "chosen_types", "plain", "shapes", "store", "wanted_types", "write"]
+__all__ = ["FILE", "chosen_types", "origin", "plain", "shapes", "store", "wanted_types", "write"]
