@@ -1,7 +1,8 @@
 """Tuning side by side: `onggi finetune`'s trainer and `trl`'s SFTTrainer as it comes, and with packing on.
 
 The same model, weights, dialogues, chat template, tokens of a step and AdamW; all weights are trained, in fp32 (bf16
-products where the processor has them), the loss on the last answer alone. trl pads each batch to its longest row unless packing is on; then it
+products where the processor has them), the loss on the last answer alone; all compute the layers twice rather than keep what
+the backward pass needs, as trl does unless told otherwise. trl pads each batch to its longest row unless packing is on; then it
 packs by best fit too. What a token sees is checked for onggi by the loss of a packed sequence against that of its
 dialogues alone; trl's is not checked here. Counted are useful tokens: no padding. Each
 run is a process of its own, so that its peak memory is its own; rounds alternate, so that a busy machine is busy for all.
@@ -94,7 +95,7 @@ def ours(folder: Path, rows: list[dict[str, Any]], tokens: int, steps: int) -> d
             timed,
             batches,
             Schedule(steps + 2, RATE, 1),
-            Options(at_once=max(2048 // LENGTH, 1)),
+            Options(at_once=max(2048 // LENGTH, 1), checkpointing=True),
             Path(out),
             Progress("bench", steps + 2),
         ).fit()
