@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from onggi import recipe
@@ -207,3 +209,56 @@ def test_the_recipe_starts_from_the_reference_of_the_bench() -> None:
     assert {one.model for name, one in made.items() if name not in trimmed} == {"off_grid"}
     for line in (ROOT / "recipes" / "gguf.yaml").read_text(encoding="utf-8").splitlines():
         assert not line.startswith("    ") or "verb:" in line or " # " in line, line
+
+
+def items(file: Path, after: dict[str, list[float]]) -> Path:
+    """Of a model w3, which loses 1 nat a token everywhere, and of what it became: language → nats a token of each passage."""
+    rows = [
+        {"model": model, "language": tag, "item": str(i), "metric": "kl", "value": 50.0 * kl, "tokens": 50}
+        for tag, own in after.items()
+        for i, now in enumerate(own)
+        for model, kl in (("w3", 1.0), ("w3-scales", now))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("worst", "met"),
+    [
+        ([0.5] * 12, True),
+        ([0.7] * 12, False),
+        ([6.0] + [0.0] * 11, False),  # 0.5, and up to 1.5
+    ],
+)
+def test_a_recovery_is_judged_by_its_worst_language_and_its_interval(
+    bench: Callable[[str], Any], tmp_path: Path, worst: list[float], met: bool
+) -> None:
+    effort = bench("effort")
+    after = {"ko": [0.2] * 12, "en": [0.1] * 12, "ar": worst}
+    file = items(tmp_path / "items.parquet", after)
+    found = effort.quantize_goals.ratios(file, [("w3-scales", "w3")], ["ko", "en"])
+    result = {"ratios": found, "steps": 8, "seconds": {"w3-scales": 60.0}}
+    (goal,) = effort.goals(result)
+    assert goal["met"] is met and goal["measured"] == pytest.approx(sum(worst) / 12)
+    assert "(ar) against 1.000" in goal["note"] and goal["goal"] == 0.6
+
+
+def test_what_other_code_left_is_made_anew(bench: Callable[[str], Any], tmp_path: Path) -> None:
+    code, package = bench("parts.code"), tmp_path / "package"
+    (package / "text" / "data").mkdir(parents=True)
+    (package / "text" / "data" / "시작.jsonl").write_text("하나")
+    (package / "report.py").write_text("")
+    first = code.digest(["text"], package=package)
+    (package / "report.py").write_text("changed")
+    assert code.digest(["text"], package=package) == first
+    out = code.fresh(tmp_path / "out", first)
+    out.mkdir()
+    (out / "model").write_text("")
+    assert (code.fresh(out, first) / "model").is_file()
+    (package / "text" / "data" / "시작.jsonl").write_text("둘")
+    second = code.digest(["text"], package=package)
+    assert second != first and not code.fresh(out, second).exists()
+    with pytest.raises(FileNotFoundError):  # a room that was renamed
+        code.digest(["texts"], package=package)
+    assert code.digest(code.MAKES) != code.digest(code.MEASURES)

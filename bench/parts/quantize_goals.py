@@ -15,8 +15,9 @@ _DRAWS = 4000
 PEERS = ("llmcompressor", "gptqmodel", "autoround")
 
 
-def ratios(items: Path, names: list[str], calibrated: list[str]) -> dict[str, Any]:
-    """`NAME:OTHER` → how NAME's KL stands to OTHER's, for every pair that a goal is about.
+def ratios(items: Path, wanted: list[tuple[str, str]], calibrated: list[str]) -> dict[str, Any]:
+    """`NAME:OTHER` → how NAME's KL stands to OTHER's, for every pair that is `wanted`. items: the `items.parquet` of
+    `onggi evaluate`.
 
     worst: the largest over languages of the mean KL of a token, NAME's over OTHER's; mean: the same of the mean
     over languages; `calibrated`: of the languages that were calibrated on alone. Each with the 95% interval of the
@@ -25,6 +26,7 @@ def ratios(items: Path, names: list[str], calibrated: list[str]) -> dict[str, An
     """
     import pyarrow.parquet as pq
 
+    names = {name for pair in wanted for name in pair}
     table = pq.read_table(items, columns=["model", "language", "item", "metric", "value", "tokens"])
     kl: dict[str, dict[str, dict[str, tuple[float, int]]]] = {}
     for row in table.to_pylist():
@@ -32,7 +34,7 @@ def ratios(items: Path, names: list[str], calibrated: list[str]) -> dict[str, An
             of = kl.setdefault(row["model"], {}).setdefault(row["language"], {})
             of[row["item"]] = (row["value"], row["tokens"])
     found = {}
-    for first, second in pairs(names):
+    for first, second in wanted:
         both = {"all": list(kl[first]), "calibrated": [tag for tag in kl[first] if tag in calibrated]}
         found[f"{first}:{second}"] = {
             who: _ratio({tag: kl[first][tag] for tag in tags}, {tag: kl[second][tag] for tag in tags})
@@ -145,7 +147,7 @@ def _quality(ratios: dict[str, Any], where: str, result: dict[str, Any]) -> list
             if ours == "free" and result["artifacts"]:
                 sizes = [result["artifacts"]["records"][n]["bytes"] for n in ("free", f"{peer}-balanced")]
                 said += f" ({sizes[0] / 1e6:.0f} and {sizes[1] / 1e6:.0f} MB)"
-            note = _said(of, "worst") + f", {titles[f'{peer}-{calibration}']} the best of the peers"
+            note = in_words(of, "worst") + f", {titles[f'{peer}-{calibration}']} the best of the peers"
             found.append(goal(f"worst-language KL on {where}: {said}", most, of["worst"]["value"], note))
     if "minimax:balanced" in ratios:
         of = ratios["minimax:balanced"]["calibrated"]
@@ -156,15 +158,15 @@ def _quality(ratios: dict[str, Any], where: str, result: dict[str, Any]) -> list
                 f"minimax against balanced on {where}, worst of {interval}",
                 0.85,
                 of["worst"]["value"],
-                _said(of, "worst") + ("" if below else " (the interval must lie below 1, and does not)"),
+                in_words(of, "worst") + ("" if below else " (the interval must lie below 1, and does not)"),
                 also=below,
             )
         )
-        found.append(goal(f"the same, mean of {interval}", 1.03, of["mean"]["value"], _said(of, "mean")))
+        found.append(goal(f"the same, mean of {interval}", 1.03, of["mean"]["value"], in_words(of, "mean")))
     return found
 
 
-def _said(of: dict[str, Any], what: str) -> str:
+def in_words(of: dict[str, Any], what: str) -> str:
     """A ratio in words."""
     interval = f"[{of[what]['low']:.2f}, {of[what]['high']:.2f}]"
     if what == "mean":

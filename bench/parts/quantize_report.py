@@ -160,6 +160,9 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "fewer than 8 steps, so some of them more than once, as AutoRound sees its own 200 times) and those held out; *free* "
         "takes the text, languages and tokens that `--effort best` takes by itself.",
         table(head, rows),
+        "*Whole process* and *peak memory*: from exec to exit, with libraries, loading and saving. All load the same folder in "
+        "bf16, which was made of the GGUF once, before any of them began; and what GPTQModel's files are unpacked to so that "
+        "they can be measured is made by a process of its own, which is not counted.",
         *failed,
         *_doubts(list(made["records"].values()), made["machine"]["cores"]),
     ]

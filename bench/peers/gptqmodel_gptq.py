@@ -4,9 +4,8 @@ Runs with its own environment's python, apart from onggi. It is what the peer's 
 group_size=128)`, `load`, `quantize`, `save`), everything else left at its defaults: symmetric, groups reordered by
 activation (`act_group_aware`), damping 0.05, one sequence a batch. The rows keep their order: all are equally long,
 and its sort by length would change nothing. What it saves is in the GPTQ layout, which transformers cannot load
-without the whole of GPTQModel; `--dense` is what its own `dequantize_model` makes of the files on disk, in fp32, for
-measuring. On two cores its own default of workers is one fewer than it asks for itself and it refuses to run (7.6.0:
-"Virtual pool 'model_loader:cpu' requests 2 workers but parent 'cpu' only has 1"), so they are set to two there. Its times go to a JSON file: `seconds` is the quantisation alone, without loading, saving and that.
+without the whole of GPTQModel: bench/peers/gptqmodel_dense.py unpacks it for measuring. On two cores its own default of workers is one fewer than it asks for itself and it refuses to run (7.6.0:
+"Virtual pool 'model_loader:cpu' requests 2 workers but parent 'cpu' only has 1"), so they are set to two there. Its times go to a JSON file: `seconds` is the quantisation alone, without loading and saving.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import argparse
 import importlib.metadata
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
@@ -24,7 +22,6 @@ if (os.cpu_count() or 1) < 3:
 
 import torch
 from gptqmodel import GPTQConfig, GPTQModel
-from gptqmodel.utils.model_dequant import dequantize_model
 
 
 def main() -> None:
@@ -33,10 +30,9 @@ def main() -> None:
     for name in ("--model", "--ids", "--out", "--facts"):
         parser.add_argument(name, required=True, type=Path)
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
-    parser.add_argument("--dense", type=Path)
     given = parser.parse_args()
-    for name in ("model", "ids", "out", "facts", "dense"):
-        setattr(given, name, getattr(given, name) and getattr(given, name).resolve())
+    for name in ("model", "ids", "out", "facts"):
+        setattr(given, name, getattr(given, name).resolve())
     os.chdir(given.out.parent)  # it leaves a log where it stands
 
     rows = [json.loads(line)["input_ids"] for line in given.ids.read_text().splitlines()]
@@ -52,14 +48,10 @@ def main() -> None:
     quantized = time.perf_counter()
     model.save(str(given.out))
     saved = time.perf_counter()
-    if given.dense:
-        shutil.rmtree(given.dense, ignore_errors=True)
-        dequantize_model(given.out, given.dense, target_dtype=torch.float32)
     facts = {
         "load_seconds": loaded - started,
         "seconds": quantized - loaded,
         "save_seconds": saved - quantized,
-        "dense_seconds": time.perf_counter() - saved,
         "sequences": len(rows),
         "tokens": sum(map(len, rows)),
         "dtype": given.dtype,

@@ -257,7 +257,9 @@ def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])
-def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_path: Path) -> None:
+def test_bitsandbytes_makes_what_transformers_loads(
+    name: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(OnggiError, match="bitsandbytes"):
             quantize(config(tiny, scheme=name, text=None), tmp_path / "made")
@@ -267,6 +269,14 @@ def test_bitsandbytes_makes_what_transformers_loads(name: str, tiny: Path, tmp_p
     loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
     kinds = {type(module).__name__ for module in loaded.modules()}
     assert {"nf4": "Linear4bit", "int8": "Linear8bitLt"}[name] in kinds
+    # vLLM's plugin reads these very names, and wants to be there.
+    stored = tensors(made.path)
+    packed = [key.removesuffix(".weight") for key in stored if stored[key].dtype in (torch.uint8, torch.int8)]
+    state = {"nf4": "weight.quant_state.bitsandbytes__nf4", "int8": "SCB"}[name]
+    assert any(f"{key}.{state}" in stored for key in packed)
+    said = capsys.readouterr().err
+    assert "vllm serve" in said and "pip install vllm-bnb-plugin" in said
+    assert "after `pip install vllm-bnb-plugin`" in (made.path / "README.md").read_text()
     assert 0 < drift(original, logits(loaded)) < (0.3 if name == "nf4" else 0.03)
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from onggi import ledger
 from onggi.errors import OnggiError
 from onggi.phrases import Phrases
+from onggi.report import blocks as blocks_of
 from onggi.report import content, markdown, terminal, wording
 from onggi.stages import ReportConfig
 from onggi.stages import report as report_stage
@@ -327,3 +328,18 @@ def test_a_variant_that_was_trained_further() -> None:
     further = model(BALANCED, continued=FURTHER, made_by="onggi pretrain")
     page = written(scores({"further": further}), RECORD)
     assert "trained further in full precision for 200 steps on `starter` (ko 5,120, el 5,120 tokens)" in page
+
+
+# ── figures that lie beside the page ───────────────────────────────────────────────────────────
+
+
+def test_a_figure_is_shown_where_it_lies_beside_the_page_and_no_heading_is_bare() -> None:
+    def blocks(file: str | None) -> list[blocks_of.Block]:
+        drawing = blocks_of.Figure([blocks_of.Panel("<svg/>", "", "학습 곡선")], "학습 곡선", file=file)
+        heads = [blocks_of.Heading(text) for text in ("답변", "ขณะฝึก", "Made")]
+        return [heads[0], blocks_of.Paragraph("text"), heads[1], drawing, heads[2], blocks_of.Code("onggi")]
+
+    page = markdown.section(blocks("curves.svg"))
+    assert "## ขณะฝึก\n\n![학습 곡선](curves.svg)\n\n## Made" in page
+    page = markdown.section(blocks(None))
+    assert "ขณะฝึก" not in page and "svg" not in page and "## 답변\n\ntext\n\n## Made" in page

@@ -145,6 +145,9 @@ def test_a_base_model_becomes_an_assistant(
     page = (out / "report.md").read_text()
     assert page.split("\n\n")[1].startswith("**You gained ") and "អរុណសួស្តី" in page
     assert (
+        "## While it was trained\n\n![" in page and "](curves.svg)" in page and (out / "curves.svg").is_file()
+    )
+    assert (
         "Khmer" in (out / "README.md").read_text()
         and "base_model_relation: finetune" in (out / "README.md").read_text()
     )
@@ -153,7 +156,7 @@ def test_a_base_model_becomes_an_assistant(
 
     made = report(ReportConfig([str(out)], "ko"), tmp_path / "report")
     korean = (made.path / "report.md").read_text()
-    assert "얻은 것은" in korean and "크메르어" in korean
+    assert "얻은 것은" in korean and "크메르어" in korean and "curves.svg" not in korean
     written = (out / "stage.json").stat().st_mtime_ns
     assert main([*words, "--json"]) == 0 and (out / "stage.json").stat().st_mtime_ns == written
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 from divergences import on_probe
 from layouts import compressed, gptq, tensors
 from onggi import ledger, text
+from onggi.cli import main
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
 from onggi.head import compare
@@ -28,8 +30,9 @@ from onggi.quantize.formats import compressed_tensors
 from onggi.quantize.schemes import SCHEMES
 from onggi.report import card
 from onggi.stages import VERBS, DistillConfig, QuantizeConfig, distill, healing, quantize
+from onggi.stages.pretrain_text import Material
 from onggi.text.tokens import Tokens
-from onggi.train import trainer
+from onggi.train import outlook, trainer
 
 TAGS = ("en", "ko", "km", "el")
 MEASURED = (*TAGS, "ar")  # one that neither calibration nor tuning saw
@@ -266,8 +269,98 @@ def test_a_quantised_model_recovers_in_every_language(tiny: Path, tmp_path: Path
     show = VERBS["distill"].show
     assert show
     show(found)
-    plan = VERBS["distill"].plan(recovery(tiny, made))
-    assert plan.memory and plan.disk
+
+
+@pytest.mark.parametrize(
+    ("scheme", "format", "tune"),
+    [
+        ("w4a16-g128-asym", "compressed-tensors", "scales"),
+        ("w4a16-g128", "gptq", "rounding"),
+        ("w8a8", "compressed-tensors", "rounding"),
+    ],
+)
+def test_the_plan_is_what_a_run_then_writes(
+    scheme: str,
+    format: str,
+    tune: Any,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(outlook.seconds, "__defaults__", (0.1,))  # not five seconds
+    made = quantize(
+        QuantizeConfig(str(tiny), scheme, "rtn", format=format),  # type: ignore[arg-type]
+        tmp_path / "made",
+    ).path
+    words = [
+        "distill",
+        str(tiny),
+        "--into",
+        str(made),
+        "--text",
+        "starter",
+        "--languages",
+        str(LANGUAGES),
+    ]
+    words += [
+        "--steps",
+        "4",
+        "--batch-tokens",
+        "128",
+        "--length",
+        "32",
+        "--precision",
+        "fp32",
+        "--tune",
+        tune,
+    ]
+    assert main([*words, "--dry-run"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert main([*words, "--dry-run", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    given = DistillConfig(
+        str(tiny),
+        str(made),
+        "starter",
+        Languages("ko,el,km"),
+        tune=tune,
+        steps=2,
+        batch_tokens=128,
+        length=32,
+        precision="fp32",
+    )
+    plan = VERBS["distill"].plan(given)
+    run = distill(given, tmp_path / "healed")
+    written = sum(sizes(run.path).values())
+    assert found["bytes"] == written and f"{written:,} bytes of weights" in said
+    about = ledger.read_json(run.path / "onggi.json")
+    assert (found["scheme"], found["format"]) == (about["scheme"], about["format"])
+    assert found["parts"] == {name: part["steps"] for name, part in run.record["parts"].items()}
+    assert found["steps"] == 2 and found["tokens"] == plan.tokens == sum(run.record["tokens"].values())
+    assert plan.disk and plan.disk > written and plan.memory == found["memory"] > 4 * 128 * 1024
+    # What is tuned, counted on the model as it is put together.
+    trained = student(tiny, run.path)
+    expected = {
+        "scales": sum(m.scale.numel() for m in trained.matrices.values()),
+        "zeros": sum(m.zero.numel() for m in trained.matrices.values() if m.zero is not None),
+        "norms": sum(gain.moved.numel() for gain in trained.gains.values()),
+        "codes": sum(m.codes.numel() for m in trained.matrices.values()) if tune == "rounding" else 0,
+    }
+    assert found["tuned"] == {kind: count for kind, count in expected.items() if count}
+    assert f"{expected['norms']:,} weights of norms" in said
+
+
+def test_minutes_of_a_plain_text(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = rounded(tiny, tmp_path / "w2", "w2a16-g32")
+    monkeypatch.setattr(healing, "step_seconds", lambda *_: 2.0)
+    monkeypatch.setattr(sys.modules[Material.__module__], "STEPS", 2)
+    # 0.15 minutes are 9 s, of which a fifth is for measuring: 3 steps.
+    by_time = distill(recovery(tiny, made, steps=None, minutes=0.15), tmp_path / "minutes")
+    by_steps = distill(recovery(tiny, made, steps=3), tmp_path / "steps")
+    assert by_time.record["parts"]["scales"]["steps"] == 3
+    assert by_time.record["tokens"] == by_steps.record["tokens"]
+    assert files(by_time.path) == files(by_steps.path)
 
 
 def test_killed_it_ends_in_the_same_bytes(
@@ -334,6 +427,12 @@ def test_what_cannot_be_tuned_is_said(
         recovery(tiny, made, loss="spans")
     with pytest.raises(OnggiError, match="optimizer: is for training weights"):
         recovery(tiny, made, optimizer="muon")
+    with pytest.raises(OnggiError, match="checkpointing: is for training weights"):
+        recovery(tiny, made, checkpointing=True)
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "index.json").write_text("{}")
+    with pytest.raises(OnggiError, match="validation: a recovery ends where text held out"):
+        recovery(tiny, made, text=str(tmp_path / "packed"))
     with pytest.raises(OnggiError, match="tune: is for a quantised model"):
         distill(recovery(tiny_gemma, tiny, tune="rounding"), tmp_path / "out")
     other = tmp_path / "other"  # the same but for one row of the embedding

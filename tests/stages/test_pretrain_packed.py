@@ -110,15 +110,23 @@ def test_the_text_is_read_once_unless_told_otherwise(packed: Path, tmp_path: Pat
 
 
 def test_minutes_are_steps_that_are_kept(
-    packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    packed: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onggi.stages import pretrain as stage
+    from onggi.stages.pretrain_text import Material
     from onggi.train.outlook import seconds
 
     module = sys.modules[stage.__module__]
     monkeypatch.setattr(module, "step_seconds", lambda *_: 2.0)
     made = pretrain(config(packed, steps=None, minutes=0.2), tmp_path / "a")
     assert json.loads((made.path / "onggi.json").read_text())["pretrained"]["steps"] == 6
+    # A plain text is drawn as far as it is read, and what is drawn does not depend on how far.
+    monkeypatch.setattr(sys.modules[Material.__module__], "STEPS", 2)
+    plain = {"languages": Languages("ko,el,km"), "batch_tokens": 96, "length": 32}
+    by_time = pretrain(PretrainConfig("starter", str(tiny), minutes=0.2, **plain), tmp_path / "plain")
+    by_steps = pretrain(PretrainConfig("starter", str(tiny), steps=5, **plain), tmp_path / "steps")
+    assert by_time.record["outputs"]["model.safetensors"] == by_steps.record["outputs"]["model.safetensors"]
+    assert by_time.record["tokens"] == by_steps.record["tokens"]
     monkeypatch.undo()
     # A measurement for real.
     monkeypatch.setattr(seconds, "__defaults__", (0.1,))
@@ -176,10 +184,6 @@ def test_what_is_not_packed_or_has_a_size_of_its_own(packed: Path, tiny: Path, t
         pretrain(PretrainConfig("starter", "random", "300k", languages=Languages("ko,el,km")), tmp_path / "a")
     with pytest.raises(OnggiError, match=r"size: .* has its own"):
         config(packed, str(tiny), size="8m")
-    with pytest.raises(OnggiError, match="minutes: is for packed text"):
-        pretrain(
-            PretrainConfig("starter", str(tiny), minutes=1.0, languages=Languages("ko,el,km")), tmp_path / "b"
-        )
 
 
 def test_a_service_that_is_not_installed(

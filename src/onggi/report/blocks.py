@@ -82,11 +82,14 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side, or one under the other where the page is narrow. legend: mark and name."""
+    """Panels side by side, or one under the other where the page is narrow. legend: mark and name. file: name of the
+    drawing beside the page, where it lies there too.
+    """
 
     panels: Sequence[Panel]
     caption: str
     legend: Sequence[tuple[Mark, str]] = ()
+    file: str | None = None
 
 
 @dataclass(frozen=True)

@@ -63,10 +63,15 @@ def quantized(about: Mapping[str, Any]) -> str:
         "",
         "What it costs in each language: `onggi evaluate FOLDER --reference "
         f"{base['source']} --languages … --out SCORES`.",
-        f"Serve it: `{about['serve']}`." if about.get("serve", True) else _NOT_SERVED,
+        f"Serve it: `{about['serve']}`{_beside(about)}." if about.get("serve", True) else _NOT_SERVED,
         "",
     ]
     return "\n".join(lines)
+
+
+def _beside(about: Mapping[str, Any]) -> str:
+    """What has to be there for it to be served."""
+    return f" after {about['serve_with']}" if about.get("serve_with") else ""
 
 
 def _errors(layers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,5 +1,5 @@
-"""The report as Markdown: reads well as text, renders on any forge. Its figures are in the HTML;
-what they show stands in the tables.
+"""The report as Markdown: reads well as text, renders on any forge. Its figures are in the HTML, and here where
+they lie beside the page as files; what the others show stands in the tables.
 """
 
 from __future__ import annotations
@@ -18,11 +18,20 @@ def page(sections: Sequence[Sequence[Block]], say: Phrases, title: str = "") -> 
 
 def section(blocks: Sequence[Block]) -> str:
     """The blocks of one evaluation."""
-    return "\n\n".join(_block(block) for block in blocks if not isinstance(block, Figure))
+    drawn = [block for block in blocks if not isinstance(block, Figure) or block.file]
+    following = [*drawn[1:], Heading("")]
+    return "\n\n".join(
+        _block(block)
+        for block, after in zip(drawn, following, strict=True)
+        # A heading over nothing but a figure that is not drawn here says nothing.
+        if not (isinstance(block, Heading) and isinstance(after, Heading))
+    )
 
 
 def _block(block: Block) -> str:
     match block:
+        case Figure():
+            return f"![{block.caption}]({block.file})"
         case Heading():
             return f"## {block.text}"
         case Paragraph():

@@ -77,8 +77,10 @@ def cells(found: Tuning, tag: str) -> tuple[str, str, str]:
     )
 
 
-def section(found: Tuning, again: str, say: Phrases) -> list[Block]:
-    """One tuning, its `tuning.json`; again: the command that makes the page."""
+def section(found: Tuning, again: str, say: Phrases, drawing: str | None = None) -> list[Block]:
+    """One tuning, its `tuning.json`; again: the command that makes the page; drawing: the file of its curves, where that
+    lies beside the page.
+    """
     blocks: list[Block] = [Paragraph(plain(headline(found, say)), lead=True)]
     facts = found["facts"]
     blocks.append(
@@ -97,7 +99,7 @@ def section(found: Tuning, again: str, say: Phrases) -> list[Block]:
         *_answers(found, say),
         *_right(found, say),
         *_probe(found, say),
-        *_curves(found, say),
+        *_curves(found, say, drawing),
         *_samples(found, say),
     ]
     return [*blocks, *_made(found, again, say)]
@@ -186,12 +188,12 @@ def _probe(found: Tuning, say: Phrases) -> list[Block]:
     ]
 
 
-def _curves(found: Tuning, say: Phrases) -> list[Block]:
+def _curves(found: Tuning, say: Phrases, drawing: str | None) -> list[Block]:
     lines = found["lines"]
     blocks: list[Block] = [Heading(say("tuning.curves"))]
     if any("loss" in line for line in lines):
         caption = say("tuning.curves_note")
-        blocks.append(Figure([Panel(curves.curves(lines), "", caption)], caption))
+        blocks.append(Figure([Panel(curves.curves(lines), "", caption)], caption, file=drawing))
     events = []
     for line in lines:
         if "because" in line and "replay" in line:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,13 +14,13 @@ from ..distill import names
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import release_memory, say
-from . import healing, pretrain_plan
-from .base import Names, Plan, Stage, command, precision
+from ..progress import say
+from . import distill_recovery, healing, pretrain_plan
+from .base import Names, Plan, Stage, command
 from .pretrain import PretrainConfig, train
 from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
-from .training import Processes, carried_out, check_services
+from .training import Processes, carried_out
 
 _REVISION = 1
 
@@ -39,7 +36,7 @@ class DistillConfig:
 
     Into an artifact of `onggi quantize` it is a recovery: the model that it was made from teaches it, scales and norms
     are tuned (--tune), and the result has the artifact's format and size, with the damage in each language before and
-    after.
+    after. It runs in one process; options for training weights are refused.
     """
 
     teacher: str
@@ -54,7 +51,7 @@ class DistillConfig:
     """Languages to learn, as en,ko; default: all that the text has."""
     validation: str | None = None
     """Text to measure on, a source as `onggi text` takes. Default: what is held out; of packed text nothing is
-    measured."""
+    measured, so a recovery on it wants this."""
     loss: str = "kl"
     """How the student is compared with the teacher. kl (covers all that the teacher holds possible), reverse-kl
     (keeps to what it holds likely), jsd:B between them, skew:A (kl against a mixture with a share A of
@@ -78,7 +75,7 @@ class DistillConfig:
     tokens: int | None = None
     """Tokens to learn on, in place of --steps."""
     minutes: float | None = None
-    """About how long to train, in place of --steps; for packed or captured text."""
+    """About how long to train, in place of --steps: the first seconds say how many steps that is."""
     batch_tokens: int | None = None
     """Tokens of one step. Default: 8192 of packed text, 1024 of plain."""
     length: int | None = None
@@ -86,22 +83,25 @@ class DistillConfig:
     learning_rate: float | None = None
     """At its peak. Default: 3e-4; 2e-3 for a quantised model, whose scales move by shares of themselves."""
     warmup: int | None = None
-    """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most."""
+    """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most. A recovery that tunes
+    codes too does so at the start of each half."""
     schedule: Literal["cosine", "wsd"] = "cosine"
     """cosine: falls all the way, to a tenth. wsd: stays at its peak and falls to nothing in the last fifth."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """muon: for the matrices of the layers, with AdamW for all else."""
+    """muon: for the matrices of the layers, with AdamW for all else. A recovery has adamw."""
     weight_decay: float = 0.0
-    """Of the matrices of the layers."""
+    """Of the matrices of the layers; not for a recovery."""
     at_once: int | None = None
     """Sequences in one pass of a device. Default: 4096 tokens on a CPU, 32768 on a GPU."""
     checkpointing: bool = False
-    """Compute the student's layers twice rather than keep what the backward pass needs."""
+    """Compute the student's layers twice rather than keep what the backward pass needs; not for a recovery."""
     shard: bool = False
-    """With several processes: each holds a part of the student's weights alone (FSDP2). The teacher is whole on each."""
+    """With several processes: each holds a part of the student's weights alone (FSDP2). The teacher is whole on each.
+    Not for a recovery."""
     validate_every: int | None = None
     """Steps between two measures of the text held out, after which weights of languages follow. Default: a twentieth
-    of them; more where measuring would take more than a tenth of the time."""
+    of them; more where measuring would take more than a tenth of the time. Of a recovery: an eighth of them, or of each
+    of its two parts where codes are tuned too."""
     validation_passages: int = 24
     """Passages of each language that are measured, of --validation."""
     report_to: Names | None = None
@@ -161,6 +161,10 @@ class DistillConfig:
                     f"{name}: {self.into} is quantised, and taught by the model that it was made from, at each token of a text; "
                     f"{getattr(self, name)} does not serve."
                 )
+        if self.validation is None and packed_folder(self.text or ""):
+            raise OnggiError(
+                "validation: a recovery ends where text held out no longer gains, and of packed text none is; name some."
+            )
         for name in ("optimizer", "weight_decay", "checkpointing", "shard"):
             if getattr(self, name) != next(field.default for field in fields(self) if field.name == name):
                 raise OnggiError(
@@ -268,84 +272,11 @@ def distill(config: DistillConfig, out: Path) -> Artifact:
 
 def _distill(config: DistillConfig, job: ledger.Job, own: Processes) -> None:
     if config.recovers:
-        _recover(config, job)
+        distill_recovery.recover(config, job, command(STAGE, config, job.out))
     elif config.tune != "scales":
         raise OnggiError(f"tune: is for a quantised model, and {config.into} is none.")
     else:
         train(config.training, job, own, _Distilling(config, job, own))
-
-
-def _recover(config: DistillConfig, job: ledger.Job) -> None:
-    """Heal the quantised model that `config` names; see `healing`."""
-    from ..engines.transformers import Engine, default_device
-    from ..models import references
-    from ..report import card
-    from ..train import trainer
-    from .pretrain_text import material as material_of
-
-    config.check_recovery()  # a recipe may have yet to make the quantised model when it makes the config
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise OnggiError("into: a quantised model recovers in one process; run it without torchrun.")
-    check_services(config.report_to)
-    made, folder, device = Path(config.into), references.resolve(config.teacher), default_device()
-    about = references.about(made)
-    if "layers" not in about:
-        raise OnggiError(
-            f"into: {made} has no {references.ABOUT} that says how it was quantised; `onggi quantize` makes one that has."
-        )
-    healing.check_memory(folder, config.tune, device, "a smaller model can be recovered")
-    teacher = Engine(folder, device)
-    dtype = precision(job, config.precision, device)
-    material = material_of(config.training, teacher, made)
-    release_memory()
-    if not material.held_out:
-        raise OnggiError(
-            "validation: a recovery ends where text held out no longer gains, and of packed text none is; name some."
-        )
-    steps = config.steps or (None if config.minutes else material.once)
-    if config.tokens:
-        steps = -(-config.tokens // (material.source.size * material.length))
-    course = healing.Course(
-        steps=steps,
-        tune=config.tune,
-        minutes=config.minutes,
-        learning_rate=config.learning_rate or healing.RATE,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        loss=config.loss,
-        cross_entropy=config.cross_entropy,
-        temperature=config.temperature,
-        at_once=config.at_once or max(pretrain_plan.AT_ONCE // material.length, 1),
-        validate_every=config.validate_every,
-        fairness=config.fairness,
-        report_to=config.report_to or (),
-        seed=config.seed,
-    )
-    held_out = healing.set_apart(teacher.tokens, material.held_out)
-    healed = healing.heal(job, teacher, made, about["layers"], material.source, held_out, dtype, course)
-    tokens = material.tokens(0, sum(part["steps"] for part in healed.parts.values()))
-    note = healing.noted(healed, course, tokens, material.facts["text"], config.teacher)
-    about = {**about, "healed": note}
-    ledger.write_json(job.work / references.ABOUT, about)
-    (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
-    lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in healed.lines]
-    (job.work / trainer.METRICS).write_text("".join(lines), encoding="utf-8")
-    written = [*healed.files, references.ABOUT, "README.md", trainer.METRICS]
-    # All else is as it was: configs, tokenizer, what calibrated it.
-    others = [
-        file.name
-        for file in made.iterdir()
-        if file.is_file() and not file.name.startswith(".") and file.name not in (*written, ledger.MARKER)
-    ]
-    for name in others:
-        shutil.copyfile(made / name, job.work / name)
-    job.finish(
-        [*written, *others],
-        command=command(STAGE, config, job.out),
-        tokens=tokens,
-        damage=note["damage"],
-        parts=healed.parts,
-    )
 
 
 class _Distilling:
@@ -616,18 +547,20 @@ def _show_recovered(artifact: Artifact) -> None:
 
 def plan(config: DistillConfig) -> Plan:
     """About the tokens, memory and disk: the student's training and the teacher beside it."""
-    found = pretrain_plan.plan(config.training)
     if config.recovers:
-        of = pretrain_plan.shape_of(config.teacher)
-        size = sum(file.stat().st_size for file in Path(config.into).glob("*.safetensors"))
-        return Plan(found.tokens, healing.memory(of, config.tune) if of else None, 2 * size)
+        return distill_recovery.plan(config)
+    found = pretrain_plan.plan(config.training)
     if config.stored or found.memory is None or (of := pretrain_plan.shape_of(config.teacher)) is None:
         return found
     return Plan(found.tokens, found.memory + 4 * of.parameters, found.disk)
 
 
 def outlook(config: DistillConfig) -> dict[str, Any]:
-    """What `onggi pretrain` would say of the student's training, and what the teacher adds to it."""
+    """What `onggi pretrain` would say of the student's training, and what the teacher adds to it; of a recovery see
+    `distill_recovery`.
+    """
+    if config.recovers:
+        return distill_recovery.outlook(config)
     found = pretrain_plan.outlook(config.training)
     share = 1.0 if config.stored else _teacher_share(config)
     return {
@@ -657,6 +590,8 @@ def _teacher_share(config: DistillConfig) -> float:
 
 def dry_run(config: DistillConfig) -> str:
     """What `outlook` finds, to read."""
+    if config.recovers:
+        return distill_recovery.dry_run(config)
     return pretrain_plan.said(outlook(config)) + (
         "\nThe teacher is stored: no part of it is computed."
         if config.stored

@@ -81,7 +81,7 @@ def finish(
         "lines": told.lines,
     }
     phrases = Phrases("en")
-    blocks, title = tuning.section(tuned, line, phrases), tuning.title(tuned, phrases)
+    blocks, title = tuning.section(tuned, line, phrases, CURVES), tuning.title(tuned, phrases)
     ledger.write_json(work / references.ABOUT, about)
     ledger.write_json(work / TUNING, tuned)
     pages = {

@@ -35,7 +35,7 @@ RATE = 2e-3
 # Measurements of the held-out text in each part of a healing, beside the one before it.
 _MEASURED = 8
 # The share of the time that they take, about, where the steps follow from the time.
-_MEASURING = 0.2
+MEASURING = 0.2
 # Tokens drawn at each held-out position for the measurements on the way; before and after are exact.
 _DRAWN = 64
 # Held-out positions in one pass.
@@ -83,8 +83,8 @@ class Healed:
     lines: list[dict[str, Any]]
 
 
-def check_memory(folder: Path, tune: Tune, device: Any, mend: str) -> None:
-    """Raises OnggiError where original and quantised model side by side would not fit in memory."""
+def check_memory(folder: Path, tune: Tune, device: Any, mend: str, tokens: int = 1024) -> None:
+    """Raises OnggiError where original and quantised model side by side would not fit in memory; see `memory`."""
     import torch
 
     from . import pretrain_plan
@@ -97,7 +97,7 @@ def check_memory(folder: Path, tune: Tune, device: Any, mend: str) -> None:
         if device.type == "cuda"
         else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     )
-    wanted = memory(of, tune)
+    wanted = memory(of, tune, tokens)
     if wanted > total:
         raise OnggiError(
             f"{folder.name}: tuning it wants about {wanted / 2**30:.0f} GiB, for the original and the quantised model are both "
@@ -105,14 +105,14 @@ def check_memory(folder: Path, tune: Tune, device: Any, mend: str) -> None:
         )
 
 
-def memory(of: Any, tune: Tune) -> int:
-    """Bytes at the peak, about; of: the model in numbers (`train.outlook.Shape`)."""
+def memory(of: Any, tune: Tune, tokens: int = 1024) -> int:
+    """Bytes at the peak, about; of: the model in numbers (`train.outlook.Shape`); tokens: of one pass."""
     import torch
 
     from ..train import outlook
 
     quantised = of.multiplied - of.vocabulary * of.hidden
-    passing = outlook.memory(of, 1024, False, torch.float32) - 16 * of.parameters
+    passing = outlook.memory(of, tokens, False, torch.float32) - 16 * of.parameters
     # The original; codes, values, and what values become in the products; numbers that codes are rounded from, with
     # their gradient and two moments.
     return int(passing + 4 * of.parameters + 9 * quantised + (20 * quantised if tune == "rounding" else 0))
@@ -146,17 +146,15 @@ def heal(
     damage = _Damage(teacher, held_out, course.damage, student.made_once)
     before = _kept(place / "before.json", lambda: damage.exact(student.model))
     work = _Work(job, teacher, student, source, damage, dtype, course, place)
-    tunes: list[Tune] = ["scales"] if course.tune == "scales" else ["scales", "rounding"]
-    total = max(work.steps(), len(tunes))
-    parts: dict[str, dict[str, int]] = {}
+    split = parts(work.steps(), course.tune)
+    done: dict[str, dict[str, int]] = {}
     lines: list[dict[str, Any]] = []
-    with progress(f"heal {job.out.name}", total) as bar:
-        for number, tune in enumerate(tunes):
+    with progress(f"heal {job.out.name}", sum(map(len, split.values()))) as bar:
+        for tune, steps in split.items():
             if tune == "rounding":
                 student.free(teacher)
-            steps = range(total * number // len(tunes), total * (number + 1) // len(tunes))
             found = work.train(tune, steps, bar)
-            parts[tune] = {"steps": found["steps"], "kept": found["kept"]}
+            done[tune] = {"steps": found["steps"], "kept": found["kept"]}
             lines += [{"tuned": tune, **line} for line in found["lines"]]
     after = _kept(place / "after.json", lambda: damage.exact(student.model))
     worst = [max(found, key=found.__getitem__) for found in (before, after)]
@@ -164,7 +162,15 @@ def heal(
         f"Held out, {tags.name(worst[0])} lost most before, {before[worst[0]]:.4f}, and now {tags.name(worst[1])}, "
         f"{after[worst[1]]:.4f}; mean {_mean(before):.4f} → {_mean(after):.4f}."
     )
-    return Healed(student.write(job.work), before, after, parts, lines)
+    return Healed(student.write(job.work), before, after, done, lines)
+
+
+def parts(steps: int, tune: Tune) -> dict[Tune, range]:
+    """What is tuned → its steps of all; one each at least."""
+    tunes: list[Tune] = ["scales"] if tune == "scales" else ["scales", "rounding"]
+    count = len(tunes)
+    total = max(steps, count)
+    return {own: range(total * i // count, total * (i + 1) // count) for i, own in enumerate(tunes)}
 
 
 def noted(
@@ -239,7 +245,8 @@ class _Work:
         if not kept.is_file():
             loss = self._loss(lambda: dict.fromkeys(self.source.languages, 1.0))
             each = step_seconds(self.student.model, loss, self.source, self.course.at_once)
-            steps = max(int(60 * (self.course.minutes or 0) * (1 - _MEASURING) / each), 1)
+            least = -(-len(self.source.languages) // self.source.size)  # each language of a plain text once
+            steps = max(int(60 * (self.course.minutes or 0) * (1 - MEASURING) / each), least)
             say(f"A step takes about {each:.2g} s: {steps} steps in {self.course.minutes:g} minutes.")
             with ledger.writing(kept) as aside:
                 aside.write_text(str(steps))
@@ -282,7 +289,7 @@ class _Work:
                 shares = fairness.moved(shares, found, _POWER)
             return {language: shares.get(language, 1.0) for language in self.source.languages}
 
-        warmup = max(steps // 10, 1) if course.warmup is None else course.warmup
+        warmup = min(max(steps // 10, 1), 100) if course.warmup is None else course.warmup
         made = healing.Healer(
             self.student.model,
             self._loss(weigh),

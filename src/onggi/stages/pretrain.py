@@ -20,7 +20,8 @@ from ..ledger import Artifact
 from ..progress import progress, release_memory, say
 from . import pretrain_result as result
 from .base import Names, Stage, command, precision
-from .pretrain_plan import AT_ONCE, AT_ONCE_GPU, dry_run, outlook, plan
+from .pretrain_plan import at_once as sequences_at_once
+from .pretrain_plan import dry_run, outlook, plan
 from .pretrain_start import RANDOM
 from .pretrain_start import start as begin
 from .pretrain_text import BATCH, LENGTH, NO_PROBE, Material, packed_folder
@@ -252,9 +253,7 @@ def train(
     loss, batches = next_token(dtype, config.z_loss), material.source
     if course:
         loss, batches = course.loss(engine, material, validation, dtype)
-    at_once = config.at_once or max(
-        (AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
-    )
+    at_once = sequences_at_once(config.at_once, material.length, engine.device)
     steps = _steps(config, job, processes, material, engine.model, loss, batches, at_once, bool(validation))
     warmup = min(steps // 10, 100) if config.warmup is None else config.warmup
     rate = config.learning_rate or (5e-3 if config.is_new else 3e-5)
@@ -359,7 +358,10 @@ def _steps(
     kept = job.partial / "steps"
     if processes.first and not kept.is_file():
         each = step_seconds(model, loss, batches, at_once)
-        steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), 1)
+        least = -(
+            -len(material.source.languages) // material.source.size
+        )  # each language of a plain text once
+        steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), least)
         say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
         with ledger.writing(kept) as aside:
             aside.write_text(str(steps))

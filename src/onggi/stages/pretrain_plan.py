@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 AT_ONCE, AT_ONCE_GPU = 4096, 32768
 
 
+def at_once(given: int | None, length: int, device: Any) -> int:
+    """Sequences of `length` in one pass of a device; given: those that were asked for."""
+    return given or max((AT_ONCE if device.type == "cpu" else AT_ONCE_GPU) // length, 1)
+
+
 def _shape(config: PretrainConfig) -> Any:
     """The model in numbers (`train.outlook.Shape`), without its weights; None where it has to be fetched first."""
     from ..models import random
@@ -63,7 +68,7 @@ def _numbers(known: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class _Size:
+class Size:
     """Of a training, as far as it is known before. tokens: None where they are a matter of minutes."""
 
     length: int
@@ -72,7 +77,7 @@ class _Size:
     unique: int | None  # tokens of the text
 
 
-def size_of(config: PretrainConfig) -> _Size | None:
+def size_of(config: PretrainConfig) -> Size | None:
     """How much is trained on; None where that is not known before."""
     place = packed_folder(config.text)
     if place is None:
@@ -80,13 +85,14 @@ def size_of(config: PretrainConfig) -> _Size | None:
             return None
         length = config.length or LENGTH
         batch = max(config.batch_tokens or BATCH, length) // length * length
-        return _Size(length, batch, config.tokens or (config.steps or STEPS) * batch, None)
+        tokens = config.tokens or (None if config.minutes else (config.steps or STEPS) * batch)
+        return Size(length, batch, tokens, None)
     index = ledger.read_json(place / "index.json")
     length = index["length"]
     batch = max(config.batch_tokens or PACKED_BATCH, length) // length * length
     once = -(-index["sequences"] * length // batch) * batch
     tokens = config.tokens or (config.steps * batch if config.steps else None if config.minutes else once)
-    return _Size(length, batch, tokens, index["tokens"])
+    return Size(length, batch, tokens, index["tokens"])
 
 
 def plan(config: PretrainConfig) -> Plan:
@@ -101,13 +107,19 @@ def plan(config: PretrainConfig) -> Plan:
     return Plan(size.tokens, _memory(config, of, size), (3 * 12 + 2) * of.parameters)
 
 
-def _memory(config: PretrainConfig, of: Any, size: _Size) -> int:
+def _memory(config: PretrainConfig, of: Any, size: Size) -> int:
     import torch
 
     from ..train import outlook as sums
 
-    at_once = (config.at_once or max(AT_ONCE // size.length, 1)) * size.length
-    return sums.memory(of, min(at_once, size.batch), config.checkpointing, torch.float32)
+    return sums.memory(of, passed(config, size), config.checkpointing, torch.float32)
+
+
+def passed(config: PretrainConfig, size: Size) -> int:
+    """Tokens of one pass of a device here."""
+    from ..engines.transformers import default_device
+
+    return min(at_once(config.at_once, size.length, default_device()) * size.length, size.batch)
 
 
 def outlook(config: PretrainConfig) -> dict[str, Any]:
@@ -123,7 +135,7 @@ def outlook(config: PretrainConfig) -> dict[str, Any]:
         raise OnggiError(
             f"init: {config.init} is not here yet; fetch it first with `onggi inspect {config.init}`."
         )
-    each = _here(config, of, size)
+    each = seconds_here(config, of, size)
     tokens = size.tokens or max(int(60 * (config.minutes or 0) / each), 1) * size.batch
     operations = sums.arithmetic(of, size.length) * tokens
     steps = -(-tokens // size.batch)
@@ -142,7 +154,7 @@ def outlook(config: PretrainConfig) -> dict[str, Any]:
     }
 
 
-def _here(config: PretrainConfig, of: Any, size: _Size) -> float:
+def seconds_here(config: PretrainConfig, of: Any, size: Size) -> float:
     """Seconds of a step on this machine: of the model itself, its weights at random, which are as fast as any."""
     import torch
     import transformers
@@ -185,18 +197,26 @@ def dry_run(config: PretrainConfig) -> str:
 
 def said(found: Mapping[str, Any]) -> str:
     """An outlook in words."""
+    return "\n".join(
+        [
+            f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
+            f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device.",
+            *said_hours(found["hours"]),
+            *found["advice"],
+        ]
+    )
+
+
+def said_hours(found: Mapping[str, float]) -> list[str]:
+    """How long on what, in lines."""
     from ..train.outlook import PEAKS, REACHED
 
-    lines = [
-        f"{found['parameters']:,} parameters, {found['tokens']:,} tokens in {found['steps']:,} steps, "
-        f"{found['operations']:.2e} operations, about {found['memory'] / 2**30:.1f} GiB of memory on one device.",
-        "On one",
-    ]
-    for name, hours in found["hours"].items():
+    lines = ["On one"]
+    for name, hours in found.items():
         peak = f"{PEAKS[name]:g} TFLOP/s" if name in PEAKS else "measured in about five seconds"
         lines.append(f"  {name:10} {duration(hours * 3600):>12}   {peak}")
     lines.append(
         "GPUs: peak dense bf16 by the maker's data sheet, of which a model under 200m is taken to reach "
         f"{REACHED['small']:.0%} and a larger one {REACHED['large']:.0%}."
     )
-    return "\n".join([*lines, *found["advice"]])
+    return lines

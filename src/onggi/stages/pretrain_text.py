@@ -105,16 +105,15 @@ def _fits(config: PretrainConfig, engine: Any, length: int) -> None:
 
 def _plain_material(config: PretrainConfig, engine: Any) -> Material:
     from ..text.draw import draw
-    from ..train.tokens import batches
+    from ..train.tokens import Batches, Unending, batches
 
-    if config.minutes is not None:
-        raise OnggiError("minutes: is for packed text (`onggi pack`); say --steps or --tokens.")
     length = config.length or LENGTH
     _fits(config, engine, length)
     batch = config.batch_tokens or max(BATCH, length)
     if batch < length:
         raise OnggiError(f"batch_tokens: {batch} are less than one sequence of {length} (--length).")
     size = batch // length
+    # For --minutes these are the first of as many as it will be.
     steps = config.steps or (-(-config.tokens // (size * length)) if config.tokens else STEPS)
     training, held_out, source_text = _texts(config)
     sequences = steps * size
@@ -123,23 +122,30 @@ def _plain_material(config: PretrainConfig, engine: Any) -> Material:
             f"steps: {sequences} sequences in all are too few for {len(training)} languages; "
             "raise --steps or --batch_tokens."
         )
-    each = -(-sequences // len(training))
-    drawn = draw(
-        training,
-        engine.tokens.encode,
-        engine.tokens.prefix,
-        each * length * len(training),
-        seed=config.seed,
-        length=length,
-    )
-    for language in drawn.short:
-        say(f"The text in {tags.name(language)} is gone over more than once.")
-    made = batches(drawn.runs, engine.tokens.prefix, steps, size, config.seed)
-    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
-    say(f"Tokens to train on: {said}.")
+
+    def drawn(steps: int) -> Batches:
+        each = -(-steps * size // len(training))
+        found = draw(
+            training,
+            engine.tokens.encode,
+            engine.tokens.prefix,
+            each * length * len(training),
+            seed=config.seed,
+            length=length,
+        )
+        for language in found.short:
+            say(f"The text in {tags.name(language)} is gone over more than once.")
+        return batches(found.runs, engine.tokens.prefix, steps, size, config.seed)
+
     own = _validation(config, list(training)) or {
         language: _few(engine.tokens, texts) for language, texts in held_out.items()
     }
+    if config.minutes is not None:
+        endless = Unending(drawn, steps)
+        return Material(endless, endless.tokens, endless.length, steps, own, source_text)
+    made = drawn(steps)
+    said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in made.tokens.items())
+    say(f"Tokens to train on: {said}.")
     return Material(made, lambda first, stop: made.tokens, made.ids.shape[-1], steps, own, source_text)
 
 

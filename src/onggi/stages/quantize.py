@@ -383,6 +383,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
     vllm = all(one.vllm for one in used) and not config.embedding
+    served_with = bitsandbytes.SERVED_WITH if vllm and scheme.grid is None else None
     if config.format == "gptq":
         made = gptq.quantization_config(scheme)
         ledger.write_json(job.work / "quantize_config.json", made)
@@ -420,6 +421,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "method": config.method if scheme.grid else "bitsandbytes",
         "embedding": config.embedding,
         "serve": "vllm serve FOLDER" if vllm else None,
+        **({"serve_with": served_with} if served_with else {}),
         "fairness": config.fairness if calibration else None,
         "balance": balance,
         "effort": config.effort,
@@ -438,7 +440,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     (job.work / "README.md").write_text(card.quantized(about), encoding="utf-8")
     facts = {"damage": tuned["damage"]} if tuned else {}
     made_at = job.finish([*names, "README.md"], command=line, **facts)
-    _say_how_to_serve(config, job.out, vllm=vllm)
+    _say_how_to_serve(config, job.out, vllm=vllm, beside=served_with)
     return made_at
 
 
@@ -474,13 +476,11 @@ def _tune(
     return healing.noted(healed, course, source.tokens, text.about["text"], config.model)
 
 
-def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool) -> None:
+def _say_how_to_serve(config: QuantizeConfig, out: Path, *, vllm: bool, beside: str | None) -> None:
     if vllm:
-        say(f"Serve it: vllm serve {shlex.quote(str(out))}")
+        say(f"Serve it: vllm serve {shlex.quote(str(out))}" + (f" after {beside}" if beside else ""))
     elif config.embedding:
         say("A packed embedding loads in transformers only: vLLM computes with embeddings as they are.")
-    elif config.scheme in LIBRARY:
-        say(f"{config.scheme} is for comparison in transformers, which loads it with bitsandbytes installed.")
     else:
         say("It loads in transformers only: vLLM's kernels for weights take 4 and 8 bits.")
 

@@ -385,7 +385,10 @@ def _say_how_to_serve(config: QuantizeConfig, out: Path, name: str, folder: Path
     file = shlex.quote(str(out / "model.gguf"))
     say(f"llama.cpp: llama-server -m {file}")
     say(f"Ollama: ollama create {shlex.quote(name)} -f {shlex.quote(str(out / MODELFILE))}")
-    say(f"vLLM: vllm serve {file} --tokenizer {shlex.quote(str(folder))}")
+    say(
+        "vLLM (from 0.24 on after `pip install vllm-gguf-plugin`): "
+        f"vllm serve {file} --tokenizer {shlex.quote(str(folder))}"
+    )
     say(
         f"What it costs in each language: onggi evaluate {shlex.quote(str(out))} --reference {config.model} …"
     )

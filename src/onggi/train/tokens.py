@@ -62,6 +62,13 @@ class Batches:
         """Sequences of a step."""
         return self.ids.shape[1]
 
+    def counted(self, first: int, stop: int) -> dict[str, int]:
+        """Language → tokens of steps `first` to `stop`, start tokens included."""
+        lengths = (self.weights[first:stop] > 0).sum(2) + 1
+        numbers = self.numbers[first:stop]
+        found = {tag: int(lengths[numbers == i].sum()) for i, tag in enumerate(self.languages)}
+        return {tag: count for tag, count in found.items() if count}
+
     def rows(self, step: int, start: int, stop: int) -> Batch:
         """Rows start to stop of a step; past the last step they begin anew."""
         step %= len(self.ids)
@@ -104,6 +111,45 @@ def batches(
     ids, weights = ids.view(steps, size, width), weights.view(steps, size, width)
     weights /= weights.sum(dim=(1, 2), keepdim=True)
     return Batches(ids, weights, tokens, torch.tensor(numbers).view(steps, size))
+
+
+class Unending:
+    """Batches of a text that is drawn as far as it is read, for a training whose steps are not known when it begins.
+
+    drawn: steps → their batches, of which the first are the same however many are asked for (as `text.draw` and
+    `batches` have it). steps: to begin with.
+    """
+
+    def __init__(self, drawn: Callable[[int], Batches], steps: int):
+        self._drawn, self._now = drawn, drawn(steps)
+
+    def _reach(self, steps: int) -> Batches:
+        while len(self._now.ids) < steps:
+            self._now = self._drawn(2 * len(self._now.ids))
+        return self._now
+
+    @property
+    def languages(self) -> list[str]:
+        """What the numbers of a batch's languages stand for."""
+        return self._now.languages
+
+    @property
+    def size(self) -> int:
+        """Sequences of a step."""
+        return self._now.size
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence."""
+        return self._now.ids.shape[-1]
+
+    def rows(self, step: int, start: int, stop: int) -> Batch:
+        """Rows start to stop of a step."""
+        return self._reach(step + 1).rows(step, start, stop)
+
+    def tokens(self, first: int, stop: int) -> dict[str, int]:
+        """Language → tokens of steps `first` to `stop`."""
+        return self._reach(stop).counted(first, stop)
 
 
 class PackedBatches:

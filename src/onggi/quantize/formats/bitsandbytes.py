@@ -3,7 +3,8 @@
 The library rounds by itself and transformers computes with it, so nothing is solved here: each matrix is
 handed to it and stored as transformers stores such a model. NF4: four bits on the quantiles of a normal
 distribution, a scale in fp32 for 64 weights. int8: a scale for each row, activations in eight bits but for
-those columns that hold outliers.
+those columns that hold outliers. vLLM loads such a checkpoint as it is, by a plugin (vllm-bnb-plugin; part of vLLM
+itself until 0.27), on one GPU: it does not split these weights.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from torch import Tensor
 from ...errors import OnggiError
 from ...models.checkpoint import Pending, pending
 from ..schemes import Scheme
+
+# What vLLM wants beside it to serve such a checkpoint.
+SERVED_WITH = "`pip install vllm-bnb-plugin` (before vLLM 0.28: `bitsandbytes`), on one GPU"
 
 
 def require() -> None:
