@@ -191,10 +191,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096, help="Of a step, about.")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-finetune")
+    parser.add_argument("--work", type=Path, metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="a trial: 1 step, 1 round")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.work = record.folder(options.work, "bench-finetune", options.quick)
     if options.one:
         found = one(
             options.one, options.work / "start", options.work / "rows.jsonl", options.tokens, options.steps

@@ -138,8 +138,9 @@ def test_a_stored_teacher(tiny_gemma: Path, tmp_path: Path) -> None:
 def test_everything_is_measured(tiny: Path, tiny_gemma: Path, tmp_path: Path) -> None:
     words = ["evaluate", f"a={tiny}", f"b={tiny_gemma}", "--text", "probe", "--prompts", "everyday"]
     run(*words, "--languages", "ko,km,ar", "--limit", "2", "--cost", "--out", tmp_path / "scores")
-    rows = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
-    assert rows
+    found = json.loads((tmp_path / "scores" / "scores.json").read_text(encoding="utf-8"))
+    for model in ("a", "b"):
+        assert set(found["models"][model]["languages"]) == {"ko", "km", "ar"}
 
 
 def test_more_processes_than_gpus(

@@ -129,7 +129,7 @@ def goals(result: dict[str, Any], judged: Sequence[str]) -> list[dict[str, Any]]
                 f"{slowest}, {middle[slowest]:.2f} ({min(turns[slowest]):.2f}–{max(turns[slowest]):.2f}, which must reach 1)"
             )
             reached = min(turns[slowest]) <= 1
-            measured = round(statistics.median(every), 2)
+            measured = statistics.median(every)
             found.append(goal(f"{what}: theirs' tokens/s over ours", 1.0, measured, note, also=reached))
     if files and {"Q4_K_M-onggi", "Q4_K_M-balanced"} <= files["records"].keys():
         ours = files["records"]["Q4_K_M-onggi"]["wall"]

@@ -305,7 +305,7 @@ def test_the_plan_is_what_a_run_then_writes(
     ]
     words += [
         "--steps",
-        "4",
+        "2",
         "--batch-tokens",
         "128",
         "--length",

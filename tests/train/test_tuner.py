@@ -13,6 +13,7 @@ from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
 from onggi.progress import Progress
 from onggi.text.chat import Taught
+from onggi.train import checkpoints
 from onggi.train.checkpoints import Kept
 from onggi.train.dialogues import DialogueBatches, packed
 from onggi.train.schedule import Schedule
@@ -84,6 +85,21 @@ def test_the_likeliest_answers_are_kept(tiny: Path, tmp_path: Path) -> None:
         weights[2], weights[6]
     )
     assert lines[-1] == {"step": 2, "went_back_from": 6, "because": "answers"}
+
+
+def test_a_course_that_was_given_up_is_not_kept(tiny: Path, tmp_path: Path) -> None:
+    """Astray after a better measurement, it goes on from before it, and what was kept then is not taken for what comes now."""
+    answers = [{"ko": nats} for nats in (3.0, 2.0, 1.5, 1.0, 1.8, 1.9, 2.0)]
+    made = tuner(tiny, tmp_path, [2.0] * 7, answers)
+    made.fit()
+    assert [kept.step for kept in checkpoints.whole_ones(tmp_path / HELD)] == [3, 2]
+    before = [line for line in made.lines if line["step"] <= 1]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in before))
+    made._load(Kept(tmp_path, 1, {"watch": {"recent": [], "lowest": None}, "lines": len(before)}))
+    assert not list(checkpoints.whole_ones(tmp_path / HELD))
+    # What was wanted at step 1 was dropped for better ones: the last is taken rather than what is not there.
+    made.lines += [{"step": 6, "bits_per_byte": {"ja": 2.0}}, {"step": 6, "answers": {"ko": 2.5}}]
+    assert made.go_back() == 6 and made.lines[-1] == {"step": 6, "because": "answers"}
 
 
 def test_it_never_held(tiny: Path, tmp_path: Path) -> None:

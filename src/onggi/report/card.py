@@ -256,7 +256,12 @@ def tuned(about: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         f"- method: {facts['method']}, {facts['objective']}; {trained:,} of {total:,} weights trained, merged into bf16"
         + ("; the adapter alone is in `adapter/`" if facts["method"] != "full" else ""),
         f"- {facts['steps']} steps of {facts['batch_tokens']} places, learning rate {facts['learning_rate']:g} at its peak, "
-        f"products in {facts['precision']}",
+        f"products in {facts['precision']}"
+        + (
+            f"; kept is step {kept}"
+            if (kept := facts.get("kept_step", facts["steps"])) != facts["steps"]
+            else ""
+        ),
         f"- dialogues: {counts}; data: {', '.join(facts['data'])}"
         + (f" ({facts['licence']})" if facts.get("licence") else ""),
         f"- chat template: {facts['template']}",

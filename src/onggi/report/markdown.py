@@ -19,7 +19,7 @@ def page(sections: Sequence[Sequence[Block]], say: Phrases, title: str = "") -> 
 def section(blocks: Sequence[Block]) -> str:
     """The blocks of one evaluation."""
     drawn = [block for block in blocks if not isinstance(block, Figure) or block.file]
-    following = [*drawn[1:], Heading("")]
+    following = [*drawn, Heading("")][1:]
     return "\n\n".join(
         _block(block)
         for block, after in zip(drawn, following, strict=True)

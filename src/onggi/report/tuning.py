@@ -203,7 +203,9 @@ def _curves(found: Tuning, say: Phrases, drawing: str | None) -> list[Block]:
         elif line.get("because") == "guard":
             events.append(say("tuning.back", step=line["step"]))
         elif line.get("because") == "answers":
-            events.append(say("tuning.likeliest", step=line["step"], last=line["went_back_from"]))
+            events.append(
+                say("tuning.likeliest", step=line["step"], last=line.get("went_back_from", line["step"]))
+            )
     return [*blocks, Items(events)] if events else blocks
 
 

@@ -53,7 +53,8 @@ class FinetuneConfig:
     state that held."""
     keep: Literal["best", "last"] = "best"
     """best: the weights of that measurement at which the dialogues held out were likeliest, all languages counting the
-    same; a few hundred dialogues are soon learnt by heart. last: those of the last step. With sft."""
+    same and a guard not broken; a few hundred dialogues are soon learnt by heart. last: those of the last step. With
+    sft."""
     steps: int | None = None
     """Updates of the weights."""
     epochs: float | None = None

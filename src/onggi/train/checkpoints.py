@@ -8,7 +8,7 @@ and a checkpoint that is harmed gives way to the one before it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,12 +43,13 @@ def save(
     folder: Path,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None,
     facts: Mapping[str, Any],
     state: str,
     first: bool = True,
 ) -> None:
-    """Write `folder`/step-N and drop all but the last two. state: the Trainer's own, JSON. first: whether this
+    """Write `folder`/step-N and drop all but the last two. optimizer: None for weights alone, which are put back and not
+    trained further. state: the Trainer's own, JSON. first: whether this
     is the process that writes; where weights lie in pieces the others must call too.
     """
     path = folder / f"step-{step:08d}"
@@ -57,7 +58,7 @@ def save(
         tensor = whole(parameter.detach())
         if first:
             weights[name] = checkpoints.pending(tensor)
-        for key, value in state_of(optimizer, parameter).items():
+        for key, value in (state_of(optimizer, parameter) if optimizer else {}).items():
             if isinstance(value, Tensor):
                 tensor = whole(value)
                 if first:
@@ -86,6 +87,11 @@ def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def last(folder: Path) -> Kept | None:
     """The last whole checkpoint in `folder`; None where there is none."""
+    return next(whole_ones(folder), None)
+
+
+def whole_ones(folder: Path) -> Iterator[Kept]:
+    """The whole checkpoints in `folder`, the last first."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         if not (path / MARKER).is_file():
             continue
@@ -94,10 +100,18 @@ def last(folder: Path) -> Kept | None:
             for name, wanted in facts["sha256"].items():
                 if ledger.sha256(path / name) != wanted:
                     raise OnggiError(f"{path / name}: its contents are not those that were written.")
-            return Kept(path, facts["step"], facts)
+            kept = Kept(path, facts["step"], facts)
         except (OnggiError, OSError, LookupError, TypeError) as error:
             say(f"A checkpoint is passed over: {error}")
-    return None
+            continue
+        yield kept
+
+
+def drop_after(folder: Path, step: int) -> None:
+    """Drop the checkpoints in `folder` of later steps: of a course that was given up."""
+    for path in folder.glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
 
 
 def restore(kept: Kept, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -200,7 +199,5 @@ class Healer(Trainer):
 
     def _load(self, kept: checkpoints.Kept) -> None:
         """Without what was best after it: that is to come yet."""
-        for path in (self.folder / BEST).glob("step-*"):
-            if int(path.name.removeprefix("step-")) > kept.step:
-                shutil.rmtree(path)
+        checkpoints.drop_after(self.folder / BEST, kept.step)
         super()._load(kept)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class Tuner(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         """Bits per byte of held-out text, nats a token of held-out answers; then the guard."""
         measures = super().evaluate()
+        began = time.monotonic()
         if self.answers:
             found = self.model(None, self.answers)
             self._note({"step": self.state.global_step, "answers": found})
@@ -68,14 +69,18 @@ class Tuner(Trainer):
             measures |= own
         step = self.state.global_step
         broken = self._broken(step)
-        if self._wanted() == step and self.is_world_process_zero():
-            for later in (self.folder / HELD).glob("step-*"):  # of a course that was given up
-                if int(later.name.removeprefix("step-")) > step:
-                    shutil.rmtree(later)
+        chooses = self.guard or self.best
+        if (
+            chooses
+            and step != self.schedule.steps
+            and step == self._wanted()
+            and self.is_world_process_zero()
+        ):
             state = json.dumps({"global_step": step})
-            checkpoints.save(self.folder / HELD, step, self.model, self._own_optimizer, {}, state)
+            checkpoints.save(self.folder / HELD, step, self.model, None, {}, state)
         if broken:
             self._replay_more(broken)
+        self._clock += time.monotonic() - began
         return measures
 
     def _replay_more(self, broken: Mapping[str, float]) -> None:
@@ -101,9 +106,11 @@ class Tuner(Trainer):
         bits = self._measured("bits_per_byte")
         return self.guard.broken(bits[0], bits[step]) if self.guard else {}
 
-    def _wanted(self) -> int | None:
-        """The step of the measurement whose weights are wanted; None where the guard was broken at each."""
+    def _wanted(self, among: Iterable[int] | None = None) -> int | None:
+        """The step of the measurement whose weights are wanted, `among` those steps; None where the guard was broken at each."""
         steps = [step for step in self._measured("bits_per_byte") if step and not self._broken(step)]
+        if among is not None:
+            steps = [step for step in steps if step in set(among)]
         answers = self._measured("answers")
         if not self.best or not answers:
             return max(steps, default=None)
@@ -115,34 +122,41 @@ class Tuner(Trainer):
         return min(steps, key=unlikely, default=None)
 
     def go_back(self) -> int:
-        """Put back the weights that are wanted, if they are not the last; returns their step.
+        """Put back the weights that are wanted, if they are not the last; returns their step. With several processes the
+        first, which writes them, has them alone.
 
         Raises OnggiError where the guard never held but at the start.
         """
-        last, wanted = self.state.global_step, self._wanted()
+        last = self.state.global_step
+        if not self.is_world_process_zero():
+            return last
+        # Not all that was measured is there: two are kept, and one may be harmed.
+        held = {kept.step: kept for kept in checkpoints.whole_ones(self.folder / HELD)}
+        wanted = self._wanted([*held, last])
         if wanted is None:
             words = ", ".join(f"{language} by {rise:.1%}" for language, rise in self._broken(last).items())
             raise OnggiError(
                 f"guard: broken at each measurement ({words} in the end); a lower --learning-rate, a smaller --rank or more "
                 "--replay hold it, or a wider margin."
             )
-        if wanted == last:
-            return last
-        kept = checkpoints.last(self.folder / HELD)
-        assert kept is not None and kept.step == wanted, (kept, wanted)
-        checkpoints.restore(kept, self.model, None)
         why = "answers" if self.best and self.answers else "guard"
-        reason = {
-            "answers": "at which held-out answers were likeliest",
-            "guard": "the last at which the guard held",
-        }
-        say(f"Back to step {wanted}, {reason[why]}.")
-        self._note({"step": wanted, "went_back_from": last, "because": why})
+        if wanted != last:
+            checkpoints.restore(held[wanted], self.model, None)
+            reason = {
+                "answers": "at which held-out answers were likeliest",
+                "guard": "the last at which the guard held",
+            }
+            say(f"Back to step {wanted}, {reason[why]}.")
+            self._note({"step": wanted, "went_back_from": last, "because": why})
+        elif why == "answers":
+            self._note({"step": last, "because": why})
         return wanted
 
     def _load(self, kept: checkpoints.Kept) -> None:
         """With the shares of plain text that the lines tell of."""
         super()._load(kept)
+        if self.is_world_process_zero():
+            checkpoints.drop_after(self.folder / HELD, kept.step)
         self.source.shares[:] = [(0, self._first_share)]
         for line in self.lines:
             if "replay" in line:
