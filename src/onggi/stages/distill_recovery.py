@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .distill import DistillConfig
 
 # A checkpoint holds each trained number and its two moments in fp32. There are two of them and a third while it is
-# written; and as many of the best weights.
-_CHECKPOINTS = 6 * 12
+# written; and as many of the best weights, without moments.
+_CHECKPOINTS = 3 * (12 + 4)
 _FIRST = {"scales": "scales and norms", "rounding": "codes too"}
 
 

@@ -29,7 +29,8 @@ def plan(config: FinetuneConfig) -> Plan:
     length = config.length or 512
     chunk = min(AT_ONCE, 192) * size.vocabulary * 10
     memory = 900_000_000 + 4 * parameters + 12 * trained + chunk + AT_ONCE * size.hidden * 1600 + 4 * length
-    return Plan(tokens, memory, 2 * parameters + 3 * 12 * trained)
+    # Two checkpoints with moments and a third while it is written; as many of the weights that may be kept.
+    return Plan(tokens, memory, 2 * parameters + 3 * (12 + 4) * trained)
 
 
 def outlook(config: FinetuneConfig) -> dict[str, Any]:

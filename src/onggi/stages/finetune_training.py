@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from .. import ledger
-from ..progress import Progress, release_memory, say
+from ..progress import Progress, release_memory
 from .finetune_plan import AT_ONCE, AT_ONCE_GPU
-from .training import Processes, step_seconds
+from .training import Processes, step_seconds, steps_in
 
 if TYPE_CHECKING:
     from .finetune import FinetuneConfig
@@ -154,19 +154,15 @@ class Training:
         return Told(lines, facts, round(spent / made.seconds, 1) if made.seconds else None)
 
     def _steps(self, model: Any, loss: Any, at_once: int) -> int:
-        """How many steps. What follows from a measurement is kept: a run that goes on must not measure anew."""
-        minutes = self.config.minutes
-        if minutes is None:
+        """How many steps."""
+        if self.config.minutes is None:
             return self.material.steps(self.config)
-        kept = self.job.partial / "steps"
-        if self.processes.first and not kept.is_file():
-            each = step_seconds(model, loss, self.material.batches, at_once)
-            steps = max(int(60 * minutes / each), 1)
-            say(f"A step takes about {each:.2g} s: {steps} steps in {minutes:g} minutes.")
-            with ledger.writing(kept) as aside:
-                aside.write_text(str(steps))
-        self.processes.wait()
-        return int(kept.read_text())
+        return steps_in(
+            self.config.minutes,
+            self.job.partial / "steps",
+            lambda: step_seconds(model, loss, self.material.batches, at_once),
+            self.processes,
+        )
 
     def _prefer(self, model: Any, adapter: Any) -> Told:
         from ..train import preference

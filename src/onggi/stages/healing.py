@@ -18,7 +18,7 @@ from .. import languages as tags
 from .. import ledger
 from ..errors import OnggiError
 from ..progress import progress, release_memory, say
-from .training import step_seconds
+from .training import each_language_once, step_seconds, steps_in
 
 if TYPE_CHECKING:
     import torch
@@ -238,19 +238,17 @@ class _Work:
     place: Path
 
     def steps(self) -> int:
-        """How many in all. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
+        """How many in all."""
         if self.course.steps:
             return self.course.steps
-        kept = self.place / "steps"
-        if not kept.is_file():
-            loss = self._loss(lambda: dict.fromkeys(self.source.languages, 1.0))
-            each = step_seconds(self.student.model, loss, self.source, self.course.at_once)
-            least = -(-len(self.source.languages) // self.source.size)  # each language of a plain text once
-            steps = max(int(60 * (self.course.minutes or 0) * (1 - MEASURING) / each), least)
-            say(f"A step takes about {each:.2g} s: {steps} steps in {self.course.minutes:g} minutes.")
-            with ledger.writing(kept) as aside:
-                aside.write_text(str(steps))
-        return int(kept.read_text())
+        loss = self._loss(lambda: dict.fromkeys(self.source.languages, 1.0))
+        return steps_in(
+            self.course.minutes or 0,
+            self.place / "steps",
+            lambda: step_seconds(self.student.model, loss, self.source, self.course.at_once),
+            measuring=MEASURING,
+            least=each_language_once(self.source),
+        )
 
     def _loss(self, weigh: Callable[[], Mapping[str, float]]) -> Any:
         from ..distill import lesson, names, signals

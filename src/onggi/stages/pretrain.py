@@ -17,7 +17,7 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
-from ..progress import progress, release_memory, say
+from ..progress import progress, release_memory
 from . import pretrain_result as result
 from .base import Names, Stage, command, precision
 from .pretrain_plan import at_once as sequences_at_once
@@ -30,9 +30,11 @@ from .training import (
     Processes,
     carried_out,
     check_services,
+    each_language_once,
     named_services,
     one_pass,
     step_seconds,
+    steps_in,
     write_weights,
 )
 
@@ -347,7 +349,7 @@ def _steps(
     at_once: int,
     validates: bool,
 ) -> int:
-    """How many steps. Where that follows from a measurement it is kept: a run that goes on must not measure anew."""
+    """How many steps."""
     if config.steps:
         return config.steps
     batch = material.source.size * material.length
@@ -355,18 +357,14 @@ def _steps(
         return -(-config.tokens // batch)
     if config.minutes is None:
         return material.once
-    kept = job.partial / "steps"
-    if processes.first and not kept.is_file():
-        each = step_seconds(model, loss, batches, at_once)
-        least = -(
-            -len(material.source.languages) // material.source.size
-        )  # each language of a plain text once
-        steps = max(int(60 * config.minutes * (1 - _VALIDATING if validates else 1) / each), least)
-        say(f"A step takes about {each:.2g} s: {steps} steps in {config.minutes:g} minutes.")
-        with ledger.writing(kept) as aside:
-            aside.write_text(str(steps))
-    processes.wait()
-    return int(kept.read_text())
+    return steps_in(
+        config.minutes,
+        job.partial / "steps",
+        lambda: step_seconds(model, loss, batches, at_once),
+        processes,
+        measuring=_VALIDATING if validates else 0.0,
+        least=each_language_once(material.source),
+    )
 
 
 def _validate_every(config: PretrainConfig, steps: int, material: Material, validation: Any) -> int:

@@ -107,8 +107,8 @@ def _check_mix(config: QuantizeConfig) -> None:
 
 
 def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
-    """The work of `onggi quantize` on a GGUF; line: the command that asked for it. Raises OnggiError, before any of it, for a model that GGUF cannot
-    express.
+    """The work of `onggi quantize` on a GGUF; line: the command that asked for it. Raises OnggiError, before any of it, for
+    a model that GGUF cannot express.
     """
     from ..engines import llamacpp
     from ..models import checkpoint as checkpoints

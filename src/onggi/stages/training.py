@@ -12,7 +12,7 @@ from typing import Any
 from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact, Job
-from ..progress import console
+from ..progress import console, say
 from .base import Stage, options
 
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
@@ -108,6 +108,35 @@ def step_seconds(model: Any, loss: Any, source: Any, at_once: int) -> float:
     if frozen:
         model.requires_grad_(False)
     return each * source.size / min(at_once, source.size)
+
+
+def steps_in(
+    minutes: float,
+    kept: Path,
+    seconds: Callable[[], float],
+    processes: Processes | None = None,
+    *,
+    measuring: float = 0.0,
+    least: int = 1,
+) -> int:
+    """How many steps `minutes` are. What follows from a measurement stands in the file `kept`: a run that goes on must not
+    measure anew. seconds: of one step, which the first of the processes finds out. measuring: the share of the time
+    that is spent otherwise. least: so many in any case.
+    """
+    if (processes is None or processes.first) and not kept.is_file():
+        each = seconds()
+        steps = max(int(60 * minutes * (1 - measuring) / each), least)
+        say(f"A step takes about {each:.2g} s: {steps} steps in {minutes:g} minutes.")
+        with ledger.writing(kept) as aside:
+            aside.write_text(str(steps))
+    if processes:
+        processes.wait()
+    return int(kept.read_text())
+
+
+def each_language_once(source: Any) -> int:
+    """Steps in which each language of a plain text has a sequence, as they take turns."""
+    return -(-len(source.languages) // source.size)
 
 
 def write_weights(

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -43,14 +44,14 @@ def save(
     folder: Path,
     step: int,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
-    facts: Mapping[str, Any],
-    state: str,
+    optimizer: torch.optim.Optimizer | None = None,
+    facts: Mapping[str, Any] = MappingProxyType({}),
+    state: str = "{}",
     first: bool = True,
 ) -> None:
     """Write `folder`/step-N and drop all but the last two. optimizer: None for weights alone, which are put back and not
-    trained further. state: the Trainer's own, JSON. first: whether this
-    is the process that writes; where weights lie in pieces the others must call too.
+    trained further. state: the Trainer's own, JSON. first: whether this is the process that writes; where weights lie in
+    pieces the others must call too.
     """
     path = folder / f"step-{step:08d}"
     weights, kept = {}, {}

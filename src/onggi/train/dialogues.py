@@ -194,7 +194,7 @@ class AnswerLoss:
             # Padding stands on the right, where a causal model cannot see it: no mask is needed.
             states = body(input_ids=ids.to(device), use_cache=False).last_hidden_state[:, :-1]
             chosen = learnt[:, 1:]
-            found = score(states[chosen.to(device)], head_of(model), ids[:, 1:][chosen].to(device)).nll
+            found = score(states[chosen.to(device)], head_of(model), ids[:, 1:][chosen]).nll
             for place, part in zip(batch, found.split(chosen.sum(1).tolist()), strict=True):
                 nats[place] = float(part.double().sum())
         model.train(was)

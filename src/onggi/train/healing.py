@@ -170,8 +170,7 @@ class Healer(Trainer):
         say(f"Step {step}, held out: {tags.name(worst)} loses most, {found[worst]:.4f} (mean {mean:.4f}).")
         if best is None or _worst(found) < best[1]:
             if self.is_world_process_zero():
-                facts: dict[str, Any] = {"lines": 0}
-                checkpoints.save(self.folder / BEST, step, self.model, self._own_optimizer, facts, "{}")
+                checkpoints.save(self.folder / BEST, step, self.model)
         elif len([at for at, _ in self.damages if at > best[0]]) >= _PATIENCE:
             say(f"No gain since step {best[0]}: enough.")
             self.control.should_training_stop = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterable, Mapping
@@ -76,8 +75,7 @@ class Tuner(Trainer):
             and step == self._wanted()
             and self.is_world_process_zero()
         ):
-            state = json.dumps({"global_step": step})
-            checkpoints.save(self.folder / HELD, step, self.model, None, {}, state)
+            checkpoints.save(self.folder / HELD, step, self.model)
         if broken:
             self._replay_more(broken)
         self._clock += time.monotonic() - began
@@ -108,9 +106,9 @@ class Tuner(Trainer):
 
     def _wanted(self, among: Iterable[int] | None = None) -> int | None:
         """The step of the measurement whose weights are wanted, `among` those steps; None where the guard was broken at each."""
-        steps = [step for step in self._measured("bits_per_byte") if step and not self._broken(step)]
-        if among is not None:
-            steps = [step for step in steps if step in set(among)]
+        measured = self._measured("bits_per_byte").keys()
+        there = measured if among is None else measured & set(among)
+        steps = [step for step in sorted(there) if step and not self._broken(step)]
         answers = self._measured("answers")
         if not self.best or not answers:
             return max(steps, default=None)

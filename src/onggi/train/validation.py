@@ -74,7 +74,7 @@ class Validation:
             if turn + rank >= len(self._batches):
                 continue
             rows, targets, owners = _predicted(batch, states)
-            nll = score(rows, head, targets.to(device)).nll
+            nll = score(rows, head, targets).nll
             nats.index_add_(0, owners, nll.double())
         model.train(was)
         if many:
