@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import html
 import itertools
+import os
 import re
 import stat
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -496,6 +499,24 @@ def test_names_are_not_asked_otherwise(serve: Serve) -> None:
     assert 'name="name"' not in browser.page.text
     browser.post("/begin", {"name": "김하나"})
     assert "name" not in status(StatusConfig(str(server.study.path)))["raters"][-1]
+
+
+def test_pages_need_no_heavy_library(serve: Serve) -> None:
+    """Nor the names of all languages of the world, which take 20 MB: the study has those of its own."""
+    server = serve(tags=("ko", "ar"))
+    code = (
+        "import sys; from pathlib import Path; from onggi.rate.study import Study; from rate_examples import Server\n"
+        "server = Server(Study(Path(sys.argv[1])))\n"
+        "for path in sys.argv[2:]:\n"
+        "    browser = server.browser(path); print(browser.page.status_code, browser.get('/pair').status_code)\n"
+        "server.close()\n"
+        "heavy = {'numpy', 'scipy', 'pyarrow', 'torch', 'language_data.names'}\n"
+        "print(sorted(heavy & sys.modules.keys()))"
+    )
+    command = [sys.executable, "-c", code, str(server.study.path), link(server), link(server, "ar")]
+    place = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=place)
+    assert done.stdout == "200 200\n200 200\n[]\n"
 
 
 def test_raters_are_as_many_as_planned(serve: Serve) -> None:

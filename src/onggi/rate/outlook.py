@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import languages, statistics
-
-SECONDS_EACH = 30
-"""About what a pair takes a rater."""
+from .study import minutes
 
 
 def outlook(
@@ -30,7 +28,7 @@ def outlook(
             "raters": raters,
             "each": each[lang],
             "checks": checks[lang],
-            "minutes": max(1, round(each[lang] * SECONDS_EACH / 60)),
+            "minutes": minutes(each[lang]),
             "seen": power.seen if power else None,
             "found": power.found if power else None,
         }

@@ -30,14 +30,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from .. import languages
 from ..errors import OnggiError
 from ..phrases import Phrases, available
 from ..text.display import cut, direction, shown
 from . import links
-from .outlook import SECONDS_EACH
 from .store import Event, Rater, Said, Store
-from .study import CHOICES, REASONS, Shown, Study
+from .study import CHOICES, REASONS, Shown, Study, minutes
 
 _LARGEST = 16_384  # bytes of a body
 _FIELDS = 40
@@ -229,7 +227,7 @@ def _phrases(tag: str) -> Phrases:
 
 @functools.cache
 def _page_languages() -> list[tuple[str, str]]:
-    return [(tag, languages.name(tag, tag)) for tag in available("rate")]
+    return [(tag, _phrases(tag)("language")) for tag in available("rate")]
 
 
 def _say(request: Request, rater: Rater | None) -> Phrases:
@@ -269,10 +267,10 @@ def _welcome(service: Service, request: Request, seat: Seat) -> HTMLResponse:
         "welcome.html",
         seat.rater,
         at="/",
-        language=say.name(seat.rater.lang),
+        language=service.study.name(seat.rater.lang, say.language),
         count=len(mine),
         done=done,
-        minutes=max(1, round(len(mine) * SECONDS_EACH / 60)),
+        minutes=minutes(len(mine)),
         ask_name=bool(service.study.about["ask_name"]),
     )
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import ledger
+from .. import languages, ledger
 from ..errors import OnggiError
 from ..text import jsonl
 
 RATINGS = "ratings.sqlite"
 CHOICES = ("left", "right", "good", "bad")
 REASONS = ("language", "script", "broken", "unnatural", "register", "fact", "repetition")
+_SECONDS = 30  # about what a pair takes a rater
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,20 @@ class Study:
             raise OnggiError(f"{self.path}: has no pairs in {tag}, only in {', '.join(self.schedule)}.")
         return tag
 
+    def name(self, tag: str, page: str) -> str:
+        """What a page in `page` calls the language. Of the study itself: the world's names of languages take 20 MB."""
+        named: dict[str, dict[str, str]] = self.about.get("names", {})
+        return named.get(page, {}).get(tag) or languages.name(tag, page)
+
     def key(self) -> dict[str, Any]:
         """Which answer is whose. Whoever calls this sees to it that the study is closed."""
         found: dict[str, Any] = ledger.read_json(self.path / "key.json")
         return found
+
+
+def minutes(pairs: int) -> int:
+    """About what so many pairs take a rater."""
+    return max(1, round(pairs * _SECONDS / 60))
 
 
 def check_fresh(out: Path) -> None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .. import ledger
+from .. import languages, ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..ledger import Artifact
+from ..phrases import available
 from ..progress import say
 from .base import Plan, Stage, command, options
 
@@ -187,10 +188,9 @@ def _plan(config: RateConfig, job: ledger.Job) -> Artifact:
     }
     met = {lang: _met(own, models) for lang, own in items.items()}
     found = outlook.outlook(met, pairs, config.raters, each, checks)
-    ledger.write_json(
-        job.work / "study.json",
-        {"study": job.fingerprint[:16], "ask_name": config.ask_name, "languages": found},
-    )
+    names = {page: {tag: languages.name(tag, page) for tag in items} for page in available("rate")}
+    about = {"study": job.fingerprint[:16], "ask_name": config.ask_name, "languages": found, "names": names}
+    ledger.write_json(job.work / "study.json", about)
     outputs = ["answers.jsonl", "key.json", "pairs.jsonl", "schedule.json", "study.json"]
     return job.finish(outputs, command=command(PLAN, config, job.out))
 
