@@ -1,9 +1,10 @@
-"""Second moments: the weights of languages, the symmetric blocks, and what bf16 costs."""
+"""Second moments: the weights of languages, the symmetric blocks, and bf16 inputs."""
 
 import pytest
 import torch
 
 from onggi.quantize.moments import second_moments
+from onggi.quantize.solver import factor
 
 
 def inputs(columns: int, tokens: int = 700) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,9 +40,12 @@ def test_languages_have_their_share_in_one_matrix() -> None:
     torch.testing.assert_close(second_moments(x, weights), separate, rtol=1e-4, atol=1e-2)
 
 
-def test_the_noise_of_bf16_products_is_a_fraction_of_a_percent() -> None:
+def test_what_bf16_inputs_hold_is_not_rounded_again() -> None:
+    """Inputs that lean one way: rounded to bf16 their moments would be indefinite, and the solver would damp more."""
     x, weights = inputs(256, tokens=4000)
-    exact = second_moments(x, weights)
-    low = second_moments(x.bfloat16(), weights)
-    noise = float((low - exact).norm() / exact.norm())
-    assert 1e-5 < noise < 5e-3
+    leaning = (x + 300).bfloat16()
+    found = second_moments(leaning, weights)
+    exact = (leaning.double() * weights.double().unsqueeze(1)).T @ leaning.double()
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
+    assert factor(found, 0.01)[1] == 0.01
+    assert factor(found.bfloat16().float(), 0.01)[1] > 0.01

@@ -24,7 +24,7 @@ from . import (
 )
 from .base import Names, Plan, Stage, command, options
 
-_REVISION = 1
+_REVISION = 2
 _CHOICES = quantize_bits.CHOICES
 Scheme = Literal[
     "w4a16-g128",
