@@ -11,7 +11,7 @@ which can be run by itself, and each of which goes on where it was stopped:
     other       the same on another text: paragraphs of GNOME's help in 14 languages
     growth      cost as the model grows; also bench/growth.py by itself
 
-    python bench/quantize.py [--only speed artifacts …] [--runs 3] [--limit N] [--quick] [--work build/bench]
+    python bench/quantize.py [--only speed artifacts …] [--skip NAME …] [--runs 3] [--limit N] [--quick] [--work build/bench]
 
 The page, docs/benchmarks/quantize.md with its JSON, is written from whatever has been measured, each part with its own
 command, date and machine. --quick is a trial of the bench itself, on two layers of the model; its page says so and
@@ -28,7 +28,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,10 +105,11 @@ QUICK = Sizes(4096, 2, 2, 3, "en,ko,km", "en,ko,fa", 3)
 class Bench:
     """The folder of work, and what is made in it."""
 
-    def __init__(self, work: Path, sizes: Sizes, runs: int):
+    def __init__(self, work: Path, sizes: Sizes, runs: int, skipped: Sequence[str] = ()):
         self.work, self.sizes, self.runs = work, sizes, runs
         self.text, self.logs = work / "text", work / "logs"
         self.artifacts = artifacts(sizes.tokens)
+        self.absent = dict.fromkeys(skipped, "left out by --skip")
         work.mkdir(parents=True, exist_ok=True)
 
     def onggi(self, *words: str, log: str) -> process.Cost:
@@ -122,9 +123,10 @@ class Bench:
 
     def prepare(self) -> None:
         """Everything the measured processes only read: environments, the model, the text, the ids for the peers."""
-        self.absent = {name: why for name, peer in PEERS.items() if (why := peers.environment(peer))}
-        for name, why in self.absent.items():
-            say(f"{PEERS[name].title} is not installable here: {why}")
+        for name, peer in PEERS.items():
+            if why := peers.environment(peer):
+                self.absent[name] = why
+                say(f"{peer.title} is not installable here: {why}")
         shown = subprocess.run(
             [sys.executable, "-m", "onggi", "inspect", MODEL, "--json"], check=True, stdout=subprocess.PIPE
         )
@@ -405,6 +407,13 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=3, help="of each tool in `speed` (default: 3)")
     parser.add_argument("--limit", type=int, help="passages of a text per language (default: all)")
     parser.add_argument("--only", choices=parts, nargs="+", help="these parts; the others as last measured")
+    parser.add_argument(
+        "--skip",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="leave these checkpoints out (autoround-english)",
+    )
     parser.add_argument("--quick", action="store_true", help="a trial of the bench itself, on two layers")
     parser.add_argument(
         "--work", type=Path, metavar="DIR", help="default: build/bench, or …-quick; a trial is in DIR/quick"
@@ -414,7 +423,9 @@ def main() -> int:
         parser.error("--runs: at least 1")
     sizes = QUICK if given.quick else Sizes(passages=given.limit)
     work = record.folder(given.work, "bench", given.quick)
-    bench = Bench(work, sizes, 1 if given.quick else given.runs)
+    if unknown := set(given.skip) - artifacts(sizes.tokens).keys():
+        parser.error(f"--skip: {', '.join(unknown)}: none of {', '.join(artifacts(sizes.tokens))}")
+    bench = Bench(work, sizes, 1 if given.quick else given.runs, given.skip)
     measures: dict[str, Callable[[], dict[str, Any]]] = dict(
         zip(parts, (bench.speed, bench.all, bench.probe, bench.other, bench.growth), strict=True)
     )
@@ -426,8 +437,6 @@ def main() -> int:
     try:
         if wanted != ["growth"]:
             bench.prepare()
-        else:
-            bench.absent = {}
         for part in wanted:
             found = {"command": command.strip(), "date": now(), **measures[part]()}
             (work / f"{part}.json").write_text(json.dumps(found, ensure_ascii=False, indent=1))
