@@ -39,7 +39,8 @@ def test_rows_are_means(name: str, request: pytest.FixtureRequest, tmp_path: Pat
         AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32)(torch.tensor([[5, 6, 7, 8]])).logits
         for place in (folder, tmp_path)
     )
-    assert torch.equal(before, after[..., :size])
+    # Not to the bit: a product of another width may be summed in another order.
+    torch.testing.assert_close(after[..., :size], before, rtol=1e-5, atol=1e-5)
 
 
 def test_rows_that_were_only_padding_are_used(tiny: Path, tmp_path: Path) -> None:
