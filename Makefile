@@ -38,7 +38,7 @@ bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmark
 	@$(BIN)/python bench/pretrain.py
 	@$(BIN)/python bench/starts.py
 	@$(BIN)/python bench/finetune.py
-	@$(BIN)/python bench/rate.py
+	@$(BIN)/python bench/rate.py --label-studio
 	@$(BIN)/python -m pytest -m long
 
 clean:  ## remove the environments, not the runs

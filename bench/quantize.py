@@ -110,7 +110,7 @@ class Bench:
         self.work, self.sizes, self.runs = work, sizes, runs
         self.text, self.logs = work / "text", work / "logs"
         self.artifacts = artifacts(sizes.tokens)
-        self.absent = dict.fromkeys(skipped, "left out by --skip")
+        self.absent = dict.fromkeys(skipped, "by --skip")
         work.mkdir(parents=True, exist_ok=True)
 
     def onggi(self, *words: str, log: str) -> process.Cost:
