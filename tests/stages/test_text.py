@@ -393,7 +393,7 @@ def test_a_stop_does_not_wait_for_the_pieces_in_work(tmp_path: Path) -> None:
     for name in "ab":
         write(
             tmp_path / f"{name}.jsonl",
-            [{"text": f"{doc} {i}", "lang": "th"} for i in range(500) for doc in KEPT["th"]],
+            [{"text": f"{doc} {i}", "lang": "th"} for i in range(5000) for doc in KEPT["th"]],
         )
     out = tmp_path / "out"
     words = [sys.executable, "-m", "onggi", "text", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
