@@ -156,9 +156,10 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
     return [
         "## The checkpoints, and what each cost",
         *_made(made),
-        "One run each. *Best* has the tokens of the others in all: those that it solves on, as many that it tunes on (in no "
-        "fewer than 8 steps, so some of them more than once, as AutoRound sees its own 200 times) and those held out; *free* "
-        "takes the text, languages and tokens that `--effort best` takes by itself.",
+        "One run each. *Best* has the tokens of the others in all: those that it solves on and then tunes on (in 16 "
+        "steps of 2,048, so each some times, as AutoRound sees its own 200 times) and those held out; *free* takes as many as "
+        "`--effort best` takes by itself, in 22 languages, a quarter of it written by the model itself and all of it in the two "
+        "languages that the text lacks.",
         table(head, rows),
         "*Whole process* and *peak memory*: from exec to exit, with libraries, loading and saving. All load the same folder in "
         "bf16, which was made of the GGUF once, before any of them began; and what GPTQModel's files are unpacked to so that "

@@ -15,11 +15,17 @@ def inputs(columns: int, tokens: int = 700) -> tuple[torch.Tensor, torch.Tensor]
     return x, weights
 
 
+def relative(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """By the definition, in fp64."""
+    unit = x.double() / x.double().square().mean(dim=1, keepdim=True).sqrt()
+    return (unit * weights.double().unsqueeze(1)).T @ unit
+
+
 @pytest.mark.parametrize("columns", [1, 96, 512, 1300])
 def test_equals_the_definition_and_is_symmetric(columns: int) -> None:
     x, weights = inputs(columns)
     found = second_moments(x, weights)
-    exact = (x.double() * weights.double().unsqueeze(1)).T @ x.double()
+    exact = relative(x, weights)
     torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-3 * float(exact.abs().max()))
     assert torch.equal(found, found.T)
 
@@ -36,8 +42,21 @@ def test_languages_have_their_share_in_one_matrix() -> None:
     sizes = {"en": 600, "ko": 250, "km": 50}
     parts = x.split(list(sizes.values()))
     weights = torch.cat([torch.full((n,), 1 / n) for n in sizes.values()])
-    separate = sum(part.T @ part / n for part, n in zip(parts, sizes.values(), strict=True))
-    torch.testing.assert_close(second_moments(x, weights), separate, rtol=1e-4, atol=1e-2)
+    separate = sum(second_moments(part, torch.full((len(part),), 1 / len(part))) for part in parts)
+    torch.testing.assert_close(second_moments(x, weights), separate, rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_counts_by_its_weight_and_not_by_its_size() -> None:
+    x, weights = inputs(96)
+    sizes = torch.logspace(-20, 30, len(x)).unsqueeze(1)
+    torch.testing.assert_close(
+        second_moments(x * sizes, weights), second_moments(x, weights), rtol=1e-4, atol=1e-2
+    )
+    x[5] = 0
+    assert bool(torch.isfinite(second_moments(x, weights)).all())
+    for odd in (torch.nan, torch.inf):
+        x[7, 3] = odd
+        assert not bool(torch.isfinite(second_moments(x, weights)).all())
 
 
 def test_what_bf16_inputs_hold_is_not_rounded_again() -> None:
@@ -45,7 +64,7 @@ def test_what_bf16_inputs_hold_is_not_rounded_again() -> None:
     x, weights = inputs(256, tokens=4000)
     leaning = (x + 300).bfloat16()
     found = second_moments(leaning, weights)
-    exact = (leaning.double() * weights.double().unsqueeze(1)).T @ leaning.double()
+    exact = relative(leaning, weights)
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0)
     assert factor(found, 0.01)[1] == 0.01
     assert factor(found.bfloat16().float(), 0.01)[1] > 0.01

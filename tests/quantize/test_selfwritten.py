@@ -49,7 +49,13 @@ class Writer:
 
 def write(writer: Writer, file: Path, tokens: int = 300) -> dict[str, dict[str, str]]:
     return selfwritten.write(
-        writer, STARTS, tokens, lambda text: len(text.encode()) // 2, file, 0, lambda _: None
+        writer,
+        STARTS,
+        dict.fromkeys(STARTS, tokens),
+        lambda text: len(text.encode()) // 2,
+        file,
+        0,
+        lambda _: None,
     )
 
 
@@ -143,6 +149,33 @@ def test_written_text_goes_beside_the_rest(
     assert (made.path / "model-00001-of-00004.safetensors").read_bytes() != (
         alone.path / "model-00001-of-00004.safetensors"
     ).read_bytes()
+
+
+def test_what_the_text_lacks_the_model_writes_alone(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selfwritten, "why_not", lambda *_: "")
+    monkeypatch.setattr(quantize_text, "WATCHED", 20)
+    rows = [
+        {"text": f"{word} {n}", "lang": tag}
+        for tag, word in {"ko": "항아리에 김치를 담근다", "en": "a jar for pickles"}.items()
+        for n in range(40)
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    options = {"text": str(file), "languages": Languages("ko,th,ar,en"), "tokens": 800}
+    with pytest.raises(OnggiError, match="no text in th, ar"):
+        quantize(QuantizeConfig(str(tiny), **options), tmp_path / "lacking")
+    for more in ({}, {"fairness": "minimax"}):
+        made = quantize(
+            QuantizeConfig(str(tiny), self_share=0.25, **more, **options), tmp_path / f"w{len(more)}"
+        )
+        about = ledger.read_json(made.path / "onggi.json")["calibration"]
+        assert (
+            about["text"] == "rows.jsonl, 25% written by the model, all of Thai, Arabic written by the model"
+        )
+        assert list(about["tokens"]) == ["ko", "th", "ar", "en"]
+        assert list(about["tokens"].values()) == pytest.approx([200] * 4, abs=50)
 
 
 def test_its_own_text_beside_a_pot_of_all(

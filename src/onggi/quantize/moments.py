@@ -2,10 +2,12 @@
 
 Balance lives in the weights: with λ_l / n_l on each of a language's n_l tokens,
 
-    H = Σ_l λ_l H_l / n_l,     H_l = Σ_t x_t x_tᵀ
+    H = Σ_l λ_l H_l / n_l,     H_l = Σ_t x_t x_tᵀ · n / ‖x_t‖²
 
-is accumulated in one matrix whatever the number of languages (DESIGN §5). Tokens of weight zero
-(padding) do not count.
+is accumulated in one matrix whatever the number of languages (DESIGN §5). Each token is brought to the same size, n the
+columns: what follows a matrix is a norm (Gemma) or is added to what is normed later, so an error counts as a share of
+what it is an error of, and a few tokens with huge activations decide nothing for all. Tokens of weight zero (padding) do
+not count.
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ from torch import Tensor
 # The moments are symmetric: computing the blocks on and above the diagonal only saves up to half
 # of the arithmetic, and blocks this wide still run at the matrix product's peak.
 _BLOCK = 512
+# Tokens at a time: in fp32 all of them at once would be more than the layer itself.
+_TOKENS = 2048
 
 
 def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
-    """H = Σ_t weights[t] · x_t x_tᵀ, (columns, columns) fp32.
+    """H = Σ_t weights[t] · x_t x_tᵀ / mean(x_t²), (columns, columns) fp32.
 
     inputs: (tokens, columns), any float dtype. weights: (tokens,) ≥ 0. The products run in fp32: rounded to
     bf16, moments of activations that all lean one way are no longer positive definite, and the solver damps
@@ -29,12 +33,20 @@ def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
     keep = weights > 0
     if not bool(keep.all()):
         inputs, weights = inputs[keep], weights[keep]
-    scaled = inputs.float() * weights.sqrt().unsqueeze(1)
-    columns = scaled.shape[1]
-    moments = torch.empty(columns, columns, dtype=torch.float32, device=inputs.device)
+    columns = inputs.shape[1]
+    moments = torch.zeros(columns, columns, dtype=torch.float32, device=inputs.device)
+    for rows, own in zip(inputs.split(_TOKENS), weights.split(_TOKENS), strict=True):
+        rows = rows.float()
+        largest = rows.abs().amax(dim=1, keepdim=True)
+        rows = rows / largest.clamp_min(
+            torch.finfo(torch.float32).tiny
+        )  # squares of it neither vanish nor overflow
+        size = rows.square().mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
+        rows *= (own / size).sqrt().unsqueeze(1)
+        for start in range(0, columns, _BLOCK):
+            stop = start + _BLOCK
+            moments[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])
     for start in range(0, columns, _BLOCK):
-        stop = min(start + _BLOCK, columns)
-        block = scaled[:, start:stop].T @ scaled[:, start:]
-        moments[start:stop, start:] = block
-        moments[stop:, start:stop] = block[:, stop - start :].T
+        stop = start + _BLOCK
+        moments[stop:, start:stop] = moments[start:stop, stop:].T
     return moments

@@ -53,7 +53,7 @@ class Method:
     """name: rtn, gptq or awq. damping: as in `solver.factor`."""
 
     name: str = "gptq"
-    damping: float = 0.01
+    damping: float = 0.1
 
 
 @dataclass

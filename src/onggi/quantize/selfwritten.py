@@ -30,13 +30,13 @@ _YIELD, _REPETITION, _FOREIGN = 0.125, 0.3, 0.2
 def write(
     engine: Generates,
     starts: Mapping[str, Sequence[str]],
-    tokens: int,
+    tokens: Mapping[str, int],
     count: Callable[[str], int],
     file: Path,
     seed: int,
     step: Callable[[int], None],
 ) -> dict[str, dict[str, str]]:
-    """language → id → text, about `tokens` tokens of each language or as many as it brings.
+    """language → id → text, about its `tokens` of each language or as many as it brings.
 
     Every start is continued in turn, all of them again with other draws while tokens lack. count: tokens of a
     text. file: JSON lines of everything that was written, kept or not and why, so that a killed run does not
@@ -48,7 +48,7 @@ def write(
     found: dict[str, dict[str, str]] = {language: {} for language in starts}
     for language, own in starts.items():
         have, turn = 0, 0
-        while have < tokens:
+        while have < tokens[language]:
             wanted = {f"{language}-{turn}-{n}": text for n, text in enumerate(own)}
             with file.open("a", encoding="utf-8") as out:
                 for row in _continued(
@@ -60,9 +60,9 @@ def write(
             kept = {key: rows[key]["text"] for key in wanted if not rows[key]["left_out"]}
             for key, text in kept.items():
                 size = count(text)
-                if have < tokens:
+                if have < tokens[language]:
                     found[language][key] = text
-                    step(min(size, tokens - have))
+                    step(min(size, tokens[language] - have))
                 have += size
             if len(kept) < _YIELD * len(own):
                 break

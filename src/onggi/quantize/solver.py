@@ -78,7 +78,7 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
 
 
 def solve(
-    weight: Tensor, moments: Tensor, grid: Grid, *, damping: float = 0.01, feedback: bool = True
+    weight: Tensor, moments: Tensor, grid: Grid, *, damping: float = 0.1, feedback: bool = True
 ) -> Solution:
     """Quantise `weight` (rows, columns) for inputs with second `moments` (columns, columns).
 

@@ -81,7 +81,7 @@ class DistillConfig:
     length: int | None = None
     """Tokens of one sequence; default 256. Packed or captured text has a length already."""
     learning_rate: float | None = None
-    """At its peak. Default: 3e-4; 2e-3 for a quantised model, whose scales move by shares of themselves."""
+    """At its peak. Default: 3e-4; 1e-3 for a quantised model, whose scales move by shares of themselves."""
     warmup: int | None = None
     """Steps in which the learning rate rises from nothing; default: a tenth of them, 100 at most. A recovery that tunes
     codes too does so at the start of each half."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Tune = Literal["scales", "rounding"]
 # A scale's share of itself that a step moves it by at most.
-RATE = 2e-3
+RATE = 1e-3
 # Measurements of the held-out text in each part of a healing, beside the one before it.
 _MEASURED = 8
 # The share of the time that they take, about, where the steps follow from the time.

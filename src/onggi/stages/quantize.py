@@ -24,7 +24,7 @@ from . import (
 )
 from .base import Names, Plan, Stage, command, options
 
-_REVISION = 2
+_REVISION = 3
 _CHOICES = quantize_bits.CHOICES
 Scheme = Literal[
     "w4a16-g128",
@@ -80,8 +80,8 @@ LIBRARY = ("nf4", "int8")
 GPTQ_LAYOUT = ("w4a16-g128", "w4a16-g64", "w4a16-g32", "w4a16", "w8a16")
 # Calibration tokens where none are named. More than that wins little for the time it takes: bench/effort.py.
 TOKENS = {"fast": 8192, "default": 16384, "best": 32768}
-# Of the tuning of --effort best: sequences of a step, and the fewest steps.
-_SEQUENCES, _LEAST_STEPS = 4, 8
+# Of the tuning of --effort best: sequences of a step, how often it goes over the text, and the fewest steps.
+_SEQUENCES, _ROUNDS, _LEAST_STEPS = 8, 2, 16
 # The scheme of the layers that an embedding of each kind goes with.
 EMBEDDING = {"w8": "w8a16", "w4-g32": "w4a16-g32"}
 
@@ -108,8 +108,7 @@ class QuantizeConfig:
     of calibration, and says so."""
     effort: Literal["fast", "default", "best"] = "default"
     """What is spent on it. fast: the solver on 8192 tokens. default: on 16384. best: on 32768, and then scales and norms
-    are tuned by KL from the original on as many tokens again, as long as the worst language of text that is held out
-    gains; codes, format and size stay. It holds original and quantised model in memory."""
+    are tuned by KL from the original on the same text, as long as the worst language of text that is held out gains; codes, format and size stay. It holds original and quantised model in memory."""
     tune: healing.Tune = "scales"
     """What best tunes. scales: scales (and zeros) and the weights of norms. rounding: afterwards the codes too, by
     straight-through rounding; four times the memory."""
@@ -126,7 +125,7 @@ class QuantizeConfig:
     measuring. rtn needs none (but for w8a8-smooth)."""
     self_share: float | None = None
     """Of the calibration tokens, the share that the model writes itself beside the text (default: 0; with
-    --text self 1)."""
+    --text self 1). Above 0, --languages may name some that the text lacks: all of theirs is the model's own."""
     languages: Languages | None = None
     """Languages to calibrate on, as en,ko; default: all that the text has."""
     tokens: int | None = None
@@ -157,8 +156,9 @@ class QuantizeConfig:
     Q2_K,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,Q8_0)."""
     objective: Literal["worst", "mean"] = "worst"
     """What a budget minimises: the damage of the language that pays most, or the mean; the price of each is said."""
-    damping: float = 0.01
-    """Added to the diagonal of the second moments, as a share of its mean; more is steadier."""
+    damping: float = 0.1
+    """Added to the diagonal of the second moments, as a share of its mean. More is steadier: the calibration text decides less,
+    which languages and subjects that it lacks gain from (docs/quantize.md)."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     """Of the calibration pass. auto: bf16 where the processor multiplies in it, else fp32."""
     seed: int = 0
@@ -284,7 +284,8 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
     if config.calibrates and config.text:
         sources = [config.text] if config.text != "self" else []
         sources += ["starts"] if config.written else []
-        prints = [text.fingerprint(name, config.languages) for name in sources]
+        languages = quantize_text.divided(config)[0]
+        prints = [text.fingerprint(name, languages) for name in sources]
         found["text"] = prints[0] if len(prints) == 1 else ledger.digest(prints)
     if quantize_gguf.kind(config):  # a revision of its own: what other formats made stays as it is
         found["format"] = f"{config.format}:{quantize_gguf.REVISION}"
@@ -466,7 +467,9 @@ def _tune(
         ]
         for number, name in enumerate(drawn.names)
     }
-    steps = max(config.calibration_tokens // (_SEQUENCES * quantize_text.TUNED_LENGTH), _LEAST_STEPS)
+    steps = max(
+        _ROUNDS * config.calibration_tokens // (_SEQUENCES * quantize_text.TUNED_LENGTH), _LEAST_STEPS
+    )
     source = batches(runs, int(drawn.ids[0, 0]), steps, _SEQUENCES, config.seed)
     course = healing.Course(
         steps, config.tune, fairness=config.fairness, damage=config.damage, seed=config.seed

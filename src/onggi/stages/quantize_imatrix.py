@@ -29,7 +29,7 @@ def check(config: QuantizeConfig) -> None:
         ("embedding", None),
         ("budget", None),
         ("tune", "scales"),
-        ("damping", 0.01),
+        ("damping", 0.1),
     ):
         if getattr(config, option) != plain:
             raise OnggiError(

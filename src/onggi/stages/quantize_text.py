@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ NO_PROBE = no_probe("calibration")
 # With a budget alone fewer: hundreds of trials each pass all of them.
 HELD_OUT, WATCHED, PARTS_WATCHED = 8, 512, 192
 # The same where just the tuning of --effort best measures on them; tokens of a sequence that it tunes on.
-TUNED, TUNED_LENGTH = 256, 256
+TUNED, TUNED_LENGTH = 128, 256
 # What the model wrote, kept or not and why, among the files of the artifact.
 WRITTEN = "calibration.jsonl"
 
@@ -31,7 +32,7 @@ WRITTEN = "calibration.jsonl"
 @dataclass(frozen=True)
 class Drawn:
     """drawn: for calibration; held_out: of the same text, where damage is measured; about: what they are from;
-    files: to go with the artifact. tuning: drawn anew from what is not held out, where scales are tuned.
+    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned.
     """
 
     drawn: Calibration | None
@@ -60,6 +61,20 @@ def say_unused(config: QuantizeConfig) -> None:
         say(f"{', '.join(given)}: not used, since {said} without any text.{mend}")
 
 
+def divided(config: QuantizeConfig) -> tuple[Languages | None, list[str]]:
+    """The languages asked for that the text has, and those that the model writes alone, because it has none in them."""
+    from .. import text
+
+    if not config.languages or not config.written or config.text in ("self", None):
+        return config.languages, []
+    assert config.text
+    there = text.available(config.text)
+    own = [language for language in config.languages if language in there]
+    if not own:  # the text's own error says what there is
+        return config.languages, []
+    return Languages(own), [language for language in config.languages if language not in there]
+
+
 def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     """Tokenizer, text and writing model do not outlive this: for a small model with a large vocabulary they
     are most of the memory. Raises OnggiError for text that does not serve.
@@ -70,21 +85,26 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     from ..text.tokens import Tokens
 
     assert config.text
-    found = text.load("starts" if config.text == "self" else config.text, config.languages)
+    of_text, alone = divided(config)
+    found = text.load("starts" if config.text == "self" else config.text, of_text)
     if found.name == "probe":  # a folder that `onggi text` made of it
         raise OnggiError(NO_PROBE)
     languages = config.languages or Languages(found.languages)
     minimax = config.fairness == "minimax"
     if minimax and len(languages) < 2:
         raise OnggiError("fairness: minimax weighs languages against each other; give it two or more.")
-    if config.damage == "kl_per_passage" and not (found.parallel and config.text != "self"):
+    if config.damage == "kl_per_passage" and not (found.parallel and config.text != "self" and not alone):
         raise OnggiError(
             f"damage: kl_per_passage compares the same text in each language, and {config.text} is not parallel; "
             "use --damage kl or relative."
         )
     tokens = Tokens(folder)
-    passages: Any = {language: found.passages(language) for language in languages}
-    written: Any = _written(config, folder, job, languages, tokens) if config.written else {}
+    written: Any = _written(config, folder, job, languages, tokens, alone) if config.written else {}
+    passages: Any = {
+        language: written.pop(language) if language in alone else found.passages(language)
+        for language in languages
+        if language not in alone or language in written
+    }
     if config.text == "self":
         passages, written = written, {}
         if minimax and len(passages) < 2:
@@ -93,9 +113,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             )
     held_out = tuning = None
     if config.holds_out:
-        passages, apart = draw.hold_out(
-            passages, _own(config, len(languages))[1] if config.text == "self" else HELD_OUT
-        )
+        passages, apart = _hold_out(config, passages, alone)
         held_out = balance.draw(
             apart,
             tokens.encode,
@@ -106,7 +124,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             seed=config.seed,
         )
 
-    def draw_for(seed: int, length: int) -> Calibration:
+    def draw_for(length: int) -> Calibration:
         return balance.draw(
             passages,
             tokens.encode,
@@ -114,18 +132,20 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             config.calibration_tokens,
             balanced=config.fairness != "none",
             share=config.share,
-            seed=seed,
+            seed=config.seed,
             length=length,
             beside=written,
             beside_share=config.written if written else 0.0,
         )
 
-    drawn = draw_for(config.seed, draw.LENGTH)
+    drawn = draw_for(draw.LENGTH)
     if config.tunes:
-        tuning = draw_for(config.seed + 1, TUNED_LENGTH)
+        tuning = draw_for(TUNED_LENGTH)
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
+    said_alone = ", ".join(tags.name(tag) for tag in alone if tag in passages)
+    name += f", all of {said_alone} written by the model" if said_alone else ""
     say(f"Calibration tokens: {said} (from {name}).")
     if config.written and drawn.short:
         got = sum(drawn.counts.values())
@@ -144,19 +164,40 @@ def _watched(config: QuantizeConfig) -> int:
     return PARTS_WATCHED if config.mixes else TUNED
 
 
-def _own(config: QuantizeConfig, languages: int) -> tuple[int, int]:
-    """Tokens that the model writes in each language, and which of its passages are held out, one in so many; 0 for
-    none. It writes little, so it is a larger part of it than of a text that is there.
+def _hold_out(config: QuantizeConfig, passages: Any, alone: Sequence[str]) -> tuple[Any, Any]:
+    """As `draw.hold_out`; of what the model alone wrote a larger share."""
+    from ..text import draw
+
+    by_model = set(passages) if config.text == "self" else set(alone)
+    rest, apart = {}, {}
+    for languages, one_in in (
+        (set(passages) - by_model, HELD_OUT),
+        (by_model & set(passages), _own(config, len(passages), alone=True)[1]),
+    ):
+        if languages:
+            parts = draw.hold_out({tag: own for tag, own in passages.items() if tag in languages}, one_in)
+            rest, apart = {**rest, **parts[0]}, {**apart, **parts[1]}
+    return {tag: rest[tag] for tag in passages}, {tag: apart[tag] for tag in passages}
+
+
+def _own(config: QuantizeConfig, languages: int, *, alone: bool) -> tuple[int, int]:
+    """Tokens that the model writes in one of so many languages, and which of its passages are held out, one in so many; 0
+    for none. alone: whether the language has no other text. It writes little, so what is held out is a larger part of it.
     """
-    each = int(config.calibration_tokens * config.written) // languages + 1
-    if config.text != "self" or not config.holds_out:
+    each = int(config.calibration_tokens * (1.0 if alone else config.written)) // languages + 1
+    if not (alone and config.holds_out):
         return each, 0
     each += each // HELD_OUT + _watched(config)
     return each, max(2, min(HELD_OUT, each // _watched(config)))
 
 
 def _written(
-    config: QuantizeConfig, folder: Path, job: ledger.Job, languages: Languages, tokens: Any
+    config: QuantizeConfig,
+    folder: Path,
+    job: ledger.Job,
+    languages: Languages,
+    tokens: Any,
+    alone: Sequence[str],
 ) -> dict[str, dict[str, str]]:
     """language → id → text that the model wrote; without the languages that it does not write in."""
     from .. import text
@@ -172,14 +213,17 @@ def _written(
             "--self_share out."
         )
     starts = {language: list(ships.passages(language).values()) for language in languages}
-    each, one_in = _own(config, len(languages))
+    own = {
+        tag: _own(config, len(languages), alone=config.text == "self" or tag in alone) for tag in languages
+    }
+    wanted = {tag: each for tag, (each, _) in own.items()}
     # While it is at work in the partial folder, so that a killed run goes on; a file of the artifact at the end.
     file = job.partial / WRITTEN
-    with progress(f"quantize {job.out.name}: the model writes", each * len(languages)) as bar:
+    with progress(f"quantize {job.out.name}: the model writes", sum(wanted.values())) as bar:
         found = selfwritten.write(
             Engine(folder),
             starts,
-            each,
+            wanted,
             lambda written: len(tokens.encode(written)),
             file,
             config.seed,
@@ -188,11 +232,11 @@ def _written(
     release_memory()
     shutil.copyfile(file, job.work / WRITTEN)
     # Where some is held out there must be a rest.
-    none = [language for language, own in found.items() if len(own) < (2 if one_in else 1)]
+    none = [tag for tag, texts in found.items() if len(texts) < (2 if own[tag][1] else 1)]
     if none:
         names = ", ".join(map(tags.name, none))
         say(f"The model does not stay in {names} when it writes: nothing of its own to calibrate them on.")
-    found = {language: own for language, own in found.items() if language not in none}
+    found = {tag: texts for tag, texts in found.items() if tag not in none}
     if not found:
         raise OnggiError("text: the model wrote nothing that serves; give it text (--text).")
     return found

@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sources import Text, fingerprint, load, shards
+    from .sources import Text, available, fingerprint, load, shards
 
-__all__ = ["Text", "fingerprint", "load", "shards"]
+__all__ = ["Text", "available", "fingerprint", "load", "shards"]
 
 
 def __getattr__(name: str) -> Any:

@@ -108,6 +108,13 @@ def load(source: str, languages: Sequence[str] | None = None) -> Text:
     return Text(text.name, text.table.filter(keep), False, text.licence)
 
 
+def available(source: str) -> tuple[str, ...]:
+    """The languages that `source` has text in, without fetching any of it. Raises as `load` does."""
+    if source.startswith("debian:"):
+        return debian.available(source.removeprefix("debian:"))
+    return _load(source, None).languages
+
+
 def _load(source: str, languages: Sequence[str] | None) -> Text:
     if source in SHIPPED:
         return _table(source, _jsonl(_shipped(source), source), SHIPPED[source])
