@@ -37,6 +37,39 @@ def test_equal_tokens_and_equal_weight_for_each_language() -> None:
     assert int((found.weights > 0).sum()) == 1500
 
 
+def test_a_portion_of_equal_shares_is_what_is_drawn_without_spare() -> None:
+    pool = draw(PASSAGES, encode, BOS, 1500, balanced=True, length=128, spare=3)
+    assert set(pool.counts.values()) == {1500}
+    plain, found = drawn(), pool.portion(dict.fromkeys(PASSAGES, 2.0), 1500)
+    assert torch.equal(found.ids, plain.ids) and torch.equal(found.owner, plain.owner)
+    torch.testing.assert_close(found.weights, plain.weights)
+    assert found.counts == plain.counts and not found.short
+
+
+def test_a_portion_has_tokens_and_weights_by_the_shares() -> None:
+    pool = draw(PASSAGES, encode, BOS, 1500, balanced=True, length=128, spare=2)
+    found = pool.portion({"en": 0.2, "ko": 0.2, "km": 1.6}, 1500)
+    # 1,200 of Khmer are asked for and 1,000 are there: they weigh what 1,200 would.
+    assert found.counts == {"en": 150, "ko": 150, "km": 1000} and found.short == {"km": 200}
+    content = found.weights.clone()
+    content[:, 0] = 0
+    each = torch.stack([content[found.owner == number].sum() for number in range(3)])
+    torch.testing.assert_close(each / each.sum(), torch.tensor([0.1, 0.1, 0.8]))
+    assert bool((found.ids[:, 0] == BOS).all()) and found.ids[found.weights == 0].eq(BOS).all()
+    assert int((found.weights > 0).sum()) == 1300
+
+
+def test_a_portion_mixes_what_the_model_wrote_as_the_whole_does() -> None:
+    pool = draw(
+        {"th": {str(i): "ก" * 60 for i in range(200)}},
+        encode, BOS, 2000, balanced=True, length=41, spare=4,
+        beside={"th": {str(i): "ข" * 60 for i in range(200)}}, beside_share=0.25,
+    )  # fmt: skip
+    found = pool.portion({"th": 1.0}, 2000)
+    written = int((found.ids == ord("ข")).sum())
+    assert written / int((found.ids != BOS).sum()) == pytest.approx(0.25, abs=0.03)
+
+
 def test_a_language_whose_text_runs_short_keeps_its_weight(capsys: pytest.CaptureFixture[str]) -> None:
     few = PASSAGES | {"km": dict(list(PASSAGES["km"].items())[:3])}
     found = draw(few, encode, BOS, 1500, balanced=True, length=128)

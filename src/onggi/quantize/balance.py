@@ -49,6 +49,40 @@ class Calibration:
         weights[:, 0] = self.weights[:, 0]
         return replace(self, weights=weights)
 
+    def portion(self, shares: Mapping[str, float], tokens: int) -> Calibration:
+        """`tokens` of it, of each language as many as its share (any positive number) of all asks for, and with that weight in
+        the moments: where a language has fewer, each of its tokens weighs more.
+        """
+        rows: list[tuple[int, int, int]] = []  # row, its tokens, its language
+        counts = dict.fromkeys(self.names, 0)
+        short: dict[str, int] = {}
+        lengths = (self.weights > 0).sum(dim=1).tolist()
+        total = sum(shares[name] for name in self.names)
+        for number, name in enumerate(self.names):
+            room = round(tokens * shares[name] / total)
+            for row in (self.owner == number).nonzero().squeeze(1).tolist():
+                taken = min(lengths[row], room - counts[name])
+                if taken < 2:
+                    break
+                rows.append((row, taken, number))
+                counts[name] += taken
+            else:
+                if counts[name] < room:
+                    short[name] = room - counts[name]
+        picked = torch.tensor([row for row, _, _ in rows])
+        owner = torch.tensor([number for _, _, number in rows])
+        there = torch.arange(self.ids.shape[1]) < torch.tensor([[taken] for _, taken, _ in rows])
+        width = int(there.sum(dim=1).max())
+        ids = self.ids[picked].masked_fill(~there, int(self.ids[0, 0]))[:, :width]
+        weights = there.float()
+        weights[:, 0] = 0
+        for number, name in enumerate(self.names):
+            own = owner == number
+            weights[own] *= shares[name] / weights[own].sum().clamp_min(1)
+        weights /= weights[weights > 0].mean()
+        weights[:, 0] = _START
+        return Calibration(ids, weights[:, :width], counts, self.names, owner, short)
+
     def watching(self, held_out: Calibration) -> Calibration:
         """The same text with `held_out`, of the same languages, going along behind it."""
         width = max(self.ids.shape[1], held_out.ids.shape[1])
@@ -78,10 +112,11 @@ def draw(
     length: int = LENGTH,
     beside: Mapping[str, Mapping[str, str]] | None = None,
     beside_share: float = 0.0,
+    spare: int = 1,
 ) -> Calibration:
     """Draw `tokens` tokens of calibration from `passages` (language → id → text); see `text.draw`.
 
-    beside: other passages of the same languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or gets no token.
+    spare: so many times as many, for `Calibration.portion` to choose from. beside: other passages of the same languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or gets no token.
     """
     own = {name: texts for name, texts in (beside or {}).items() if beside_share}
     # A language without a text beside has all of its share from the first.
@@ -97,7 +132,15 @@ def draw(
         if texts and part:  # and where that is no token, the draw says so
             parts.append(
                 drawing.draw(
-                    texts, encode, prefix, room, balanced=balanced, share=share, seed=seed, length=length
+                    texts,
+                    encode,
+                    prefix,
+                    room,
+                    balanced=balanced,
+                    share=share,
+                    seed=seed,
+                    length=length,
+                    spare=spare,
                 )
             )
     drawn = _together(parts, list(passages))
@@ -129,7 +172,14 @@ def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawi
     # What is not of a language is `pooled`.
     names = [*order, *dict.fromkeys(name for part in parts for name in part.runs if name not in order)]
     own = [name for name in names if any(name in part.runs for part in parts)]
-    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in own}
+    # In turns, so that the first of them are of each part as all are.
+    runs = {name: _interleaved([part.runs.get(name, []) for part in parts]) for name in own}
     return drawing.Sequences(
         runs, added([part.counts for part in parts]), added([part.short for part in parts])
     )
+
+
+def _interleaved(parts: Sequence[list[list[int]]]) -> list[list[int]]:
+    """The rows of all parts, each spread evenly over the whole."""
+    placed = [((i + 0.5) / len(rows), row) for rows in parts for i, row in enumerate(rows)]
+    return [row for _, row in sorted(placed, key=lambda one: one[0])]

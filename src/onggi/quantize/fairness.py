@@ -167,17 +167,16 @@ def minimax(
     solve: Callable[[Calibration, Path, Callable[[Tensor], None]], list[Layer]],
     plain: Callable[[Path], Tensor],
     output: Head,
-    calibration: Calibration,
+    calibration: Callable[[Mapping[str, float]], Calibration],
     held_out: Calibration,
     by: Measure,
     folder: Path,
 ) -> Found:
     """Quantise in rounds, under `folder`, with shares that follow the damage to `held_out`; see `search`.
 
-    solve: quantises by a calibration into a folder, and hands on the watched states. plain: the same states of
+    calibration: the text in which each language has its share. solve: quantises by a calibration into a folder, and hands on the watched states. plain: the same states of
     the model as it is. What a killed run has finished is not done again.
     """
-    together = calibration.watching(held_out)
     made: dict[int, list[Layer]] = {}
     found: dict[int, dict[str, float]] = {}
 
@@ -190,7 +189,9 @@ def minimax(
     def attempt(number: int, shares: Mapping[str, float]) -> dict[str, float]:
         place = folder / f"round-{number}"
         place.mkdir(exist_ok=True)
-        made[number] = solve(together.weighted(shares), place, functools.partial(write, states(place)))
+        made[number] = solve(
+            calibration(shares).watching(held_out), place, functools.partial(write, states(place))
+        )
         record = place / "damage.json"
         if not record.is_file():
             after = load_file(states(place))["states"]
@@ -207,5 +208,5 @@ def minimax(
     if not states(folder).is_file():
         write(states(folder), plain(folder))
     before = load_file(states(folder))["states"]
-    rounds, best = search(attempt, calibration.names)
+    rounds, best = search(attempt, held_out.names)
     return Found(folder / f"round-{best}", made[best], rounds, best)

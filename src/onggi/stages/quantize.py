@@ -427,7 +427,11 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "balance": balance,
         "effort": config.effort,
         "healed": tuned,
-        "calibration": {**text.about, "tokens": calibration.counts, "short": calibration.short}
+        "calibration": {
+            **text.about,
+            "tokens": (balance or {}).get("tokens", calibration.counts),
+            "short": calibration.short,
+        }
         if calibration
         else None,
         "precision": str(model.dtype).removeprefix("torch.") if calibration else None,

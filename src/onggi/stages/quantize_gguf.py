@@ -174,7 +174,11 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "method": config.method if config.calibrates else "rtn",
         "fairness": config.fairness if text.drawn else None,
         "balance": balance,
-        "calibration": {**text.about, "tokens": text.drawn.counts, "short": text.drawn.short}
+        "calibration": {
+            **text.about,
+            "tokens": (balance or {}).get("tokens", text.drawn.counts),
+            "short": text.drawn.short,
+        }
         if text.drawn
         else None,
         "precision": str(model.dtype).removeprefix("torch.") if text.drawn else None,

@@ -76,19 +76,20 @@ def minimax(
     """The best of the rounds that `solve` made, as `quantize.fairness.minimax` gives it, and what to note of them all."""
     from ..quantize import fairness
 
-    assert text.drawn and text.held_out
+    assert text.shared and text.held_out
     held_out = text.held_out
     found = fairness.minimax(
         solve,
         lambda place: fairness.unquantized(model.source, model.skeleton(), held_out, place, model.device),
         fairness.head(model.source, model.skeleton(), model.device),
-        text.drawn,
+        text.shared,
         held_out,
         config.damage,
         job.partial / "rounds",
     )
     rounds = [vars(one) for one in found.rounds]
-    return found, {"damage": config.damage, "rounds": rounds, "best": found.best}
+    tokens = text.shared(found.rounds[found.best].shares).counts
+    return found, {"damage": config.damage, "rounds": rounds, "best": found.best, "tokens": tokens}
 
 
 def _check_shapes(model: str, source: Any, decoder: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ NO_PROBE = no_probe("calibration")
 HELD_OUT, WATCHED, PARTS_WATCHED = 8, 512, 192
 # The same where just the tuning of --effort best measures on them; tokens of a sequence that it tunes on.
 TUNED, TUNED_LENGTH = 128, 256
+# With minimax a language may get so many times its equal share of the tokens; beyond that each weighs more.
+_SPARE = 4
 # What the model wrote, kept or not and why, among the files of the artifact.
 WRITTEN = "calibration.jsonl"
 
@@ -32,7 +35,8 @@ WRITTEN = "calibration.jsonl"
 @dataclass(frozen=True)
 class Drawn:
     """drawn: for calibration; held_out: of the same text, where damage is measured; about: what they are from;
-    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned.
+    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned. shared: shares of the languages → as much
+    text in which they have these; for minimax.
     """
 
     drawn: Calibration | None
@@ -40,6 +44,7 @@ class Drawn:
     about: dict[str, Any]
     files: tuple[str, ...] = ()
     tuning: Calibration | None = None
+    shared: Callable[[Mapping[str, float]], Calibration] | None = None
 
 
 NONE = Drawn(None, None, {})
@@ -124,7 +129,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             seed=config.seed,
         )
 
-    def draw_for(length: int) -> Calibration:
+    def draw_for(length: int, spare: int = 1) -> Calibration:
         return balance.draw(
             passages,
             tokens.encode,
@@ -136,9 +141,17 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             length=length,
             beside=written,
             beside_share=config.written if written else 0.0,
+            spare=spare,
         )
 
-    drawn = draw_for(draw.LENGTH)
+    shared: Any = None
+    if minimax and config.share == "tokens":
+        pool = draw_for(draw.LENGTH, _SPARE)
+        shared = functools.partial(pool.portion, tokens=config.calibration_tokens)
+        drawn = shared(dict.fromkeys(pool.names, 1.0))
+    else:
+        drawn = draw_for(draw.LENGTH)
+        shared = drawn.weighted  # the same passages in each language
     if config.tunes:
         tuning = draw_for(TUNED_LENGTH)
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
@@ -154,7 +167,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             "Text in the languages that lack it (--text) would make up for it."
         )
     about = {"text": name, "licence": None if config.text == "self" else found.licence}
-    return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else (), tuning)
+    return Drawn(drawn, held_out, about, (WRITTEN,) if config.written else (), tuning, shared)
 
 
 def _watched(config: QuantizeConfig) -> int:
@@ -169,7 +182,8 @@ def _hold_out(config: QuantizeConfig, passages: Any, alone: Sequence[str]) -> tu
     from ..text import draw
 
     by_model = set(passages) if config.text == "self" else set(alone)
-    rest, apart = {}, {}
+    rest: dict[str, Any] = {}
+    apart: dict[str, Any] = {}
     for languages, one_in in (
         (set(passages) - by_model, HELD_OUT),
         (by_model & set(passages), _own(config, len(passages), alone=True)[1]),

@@ -76,8 +76,9 @@ def draw(
     share: str = "tokens",
     seed: int = 0,
     length: int = LENGTH,
+    spare: int = 1,
 ) -> Sequences:
-    """Draw `tokens` tokens from `passages` (language → id → text).
+    """Draw `tokens` tokens from `passages` (language → id → text), or of a balanced text so many times as many as there are.
 
     encode gives the ids of a text, prefix is the token before every sequence. Rows are taken in an
     order shuffled by `seed`, joined by line breaks, and cut into sequences of `length`.
@@ -107,7 +108,7 @@ def draw(
             # Seeded by the language, so that adding one to the list does not redraw the others.
             random.Random(f"{seed}:{language}").shuffle(rows)
             encoded = ((language, encode(text + "\n")) for text in rows)
-            runs[language] = _take(encoded, budget[language], length)
+            runs[language] = _take(encoded, spare * budget[language], length)
     return _sequences(runs, budget, prefix, length)
 
 
