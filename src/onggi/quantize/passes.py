@@ -24,7 +24,7 @@ from ..errors import OnggiError
 from ..models.checkpoint import Checkpoint, Pending, copied, pending
 from ..models.decoder import Decoder, Shared, drop, fill, sharing
 from ..models.names import Names
-from ..progress import say
+from ..progress import release_memory, say
 from . import smoothing, solver
 from .balance import Calibration
 from .moments import second_moments
@@ -156,6 +156,7 @@ class Pass:
             self.keep(index, work.tensors(), work.records)
             self.states.forget(index - 1)
             drop(work.layer)
+            release_memory()
         self._report()
 
     def prepare(self) -> None:

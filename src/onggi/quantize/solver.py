@@ -60,17 +60,17 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     """
     if not bool(torch.isfinite(moments).all()):
         raise OnggiError(_NOT_FINITE)
-    size = len(moments)
     mean = moments.diagonal().mean().clamp_min(1e-30)
-    reverse = moments.flip(0, 1)
     while damping <= _MOST_DAMPING:
-        damped = reverse.clone()
-        damped.diagonal().add_(damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
+        # No more copies at a time than must be: for a small model they are most of the memory.
+        matrix = moments.flip(0, 1)
+        matrix.diagonal().add_(damping * mean)
+        matrix, failed = torch.linalg.cholesky_ex(matrix)
         if not int(failed):
-            identity = torch.eye(size, dtype=moments.dtype, device=moments.device)
-            inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-            return inverse.flip(0, 1).contiguous(), damping
+            inverse = torch.eye(len(moments), dtype=moments.dtype, device=moments.device)
+            torch.linalg.solve_triangular(matrix, inverse, upper=False, out=inverse)
+            del matrix
+            return inverse.flip(0, 1), damping
         damping *= 10
     raise OnggiError(
         "the second moments are singular however much they are damped; give more --tokens or a larger --damping"
@@ -122,8 +122,7 @@ def _fed_back(
     """Codes of `weight` by error feedback, and the damping that it took."""
     columns = weight.shape[1]
     order = torch.argsort(moments.diagonal(), descending=True, stable=True)
-    ordered = moments[order][:, order]
-    upper, damping = factor(ordered, damping)
+    upper, damping = factor(moments[order][:, order], damping)
     # Columns as rows: one column of the matrix is then contiguous.
     work = weight.T[order].contiguous()  # (columns, rows)
     group = order // grid.width(columns)
