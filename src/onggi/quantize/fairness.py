@@ -36,8 +36,9 @@ Measure = Literal["kl", "kl_per_passage", "relative"]
 # Rounds at most, how far a share follows its damage at first, and the least gain of the worst language that
 # counts as one: less is within what another draw of the held-out text would say.
 ROUNDS, _POWER, _GAIN = 6, 1.5, 0.01
-# No share leaves these bounds: a language that calibration hardly sees says nothing of what it needs.
-_LEAST, _MOST = 0.125, 8.0
+# No share leaves these bounds: what a language lacks that calibration hardly sees shows on other text, not on what is held
+# out of the same one.
+_LEAST, _MOST = 0.5, 8.0
 
 
 @dataclass(frozen=True)
