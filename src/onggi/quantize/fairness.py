@@ -112,7 +112,7 @@ def moved(shares: Mapping[str, float], damage: Mapping[str, float], power: float
     """`shares` after one step: each times (its damage / the mean)^power, within bounds, mean 1."""
     mean = sum(damage.values()) / len(damage) or 1.0
     found = {name: share * (damage[name] / mean) ** power for name, share in shares.items()}
-    for _ in range(8):  # bounds and mean pull at each other; a few turns settle it
+    for _ in range(64):  # bounds and mean pull at each other; turns settle it
         middle = sum(found.values()) / len(found)
         found = {name: min(_MOST, max(_LEAST, share / middle)) for name, share in found.items()}
     return found
