@@ -253,6 +253,7 @@ class Bench:
             of |= {"ids": record.digest(self.ids(one.calibration or "")), "iterations": self.sizes.iterations}
         else:
             of = {**self.inputs, "tokens": self.sizes.tokens, "calibration": one.calibration}
+            of |= {} if one.calibration else {"free": [SOURCE, FREE, _WRITTEN]}
         return ledger.digest([of, one.words, dtype])
 
     def dtype(self, peer: str) -> str:

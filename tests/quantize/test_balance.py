@@ -59,17 +59,6 @@ def test_a_portion_has_tokens_and_weights_by_the_shares() -> None:
     assert int((found.weights > 0).sum()) == 1300
 
 
-def test_a_portion_mixes_what_the_model_wrote_as_the_whole_does() -> None:
-    pool = draw(
-        {"th": {str(i): "ก" * 60 for i in range(200)}},
-        encode, BOS, 2000, balanced=True, length=41, spare=4,
-        beside={"th": {str(i): "ข" * 60 for i in range(200)}}, beside_share=0.25,
-    )  # fmt: skip
-    found = pool.portion({"th": 1.0}, 2000)
-    written = int((found.ids == ord("ข")).sum())
-    assert written / int((found.ids != BOS).sum()) == pytest.approx(0.25, abs=0.03)
-
-
 def test_a_language_whose_text_runs_short_keeps_its_weight(capsys: pytest.CaptureFixture[str]) -> None:
     few = PASSAGES | {"km": dict(list(PASSAGES["km"].items())[:3])}
     found = draw(few, encode, BOS, 1500, balanced=True, length=128)

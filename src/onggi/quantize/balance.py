@@ -16,8 +16,7 @@ from ..text import draw as drawing
 from ..text.draw import LENGTH
 
 # Weight of a sequence's start token in the second moments, where another token's is 1 on average. A
-# model sees it before every text, and its huge activations steer attention, so an error there is an
-# error everywhere. It counts as if texts were 64 tokens long, not 512.
+# model sees it before every text and attends to it from everywhere, so an error there is an error everywhere. It counts as if texts were 64 tokens long, not 512.
 _START = 8.0
 
 
@@ -59,7 +58,7 @@ class Calibration:
         lengths = (self.weights > 0).sum(dim=1).tolist()
         total = sum(shares[name] for name in self.names)
         for number, name in enumerate(self.names):
-            room = round(tokens * shares[name] / total)
+            room = max(2, round(tokens * shares[name] / total))
             for row in (self.owner == number).nonzero().squeeze(1).tolist():
                 taken = min(lengths[row], room - counts[name])
                 if taken < 2:
@@ -172,14 +171,7 @@ def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawi
     # What is not of a language is `pooled`.
     names = [*order, *dict.fromkeys(name for part in parts for name in part.runs if name not in order)]
     own = [name for name in names if any(name in part.runs for part in parts)]
-    # In turns, so that the first of them are of each part as all are.
-    runs = {name: _interleaved([part.runs.get(name, []) for part in parts]) for name in own}
+    runs = {name: [row for part in parts for row in part.runs.get(name, ())] for name in own}
     return drawing.Sequences(
         runs, added([part.counts for part in parts]), added([part.short for part in parts])
     )
-
-
-def _interleaved(parts: Sequence[list[list[int]]]) -> list[list[int]]:
-    """The rows of all parts, each spread evenly over the whole."""
-    placed = [((i + 0.5) / len(rows), row) for rows in parts for i, row in enumerate(rows)]
-    return [row for _, row in sorted(placed, key=lambda one: one[0])]

@@ -43,7 +43,7 @@ _LEAST, _MOST = 0.5, 8.0
 
 @dataclass(frozen=True)
 class Round:
-    """Shares (mean 1) of the languages in the second moments, and what quantising with them did to the held-out
+    """Shares (mean 1) of the languages in calibration, and what quantising with them did to the held-out
     text of each.
     """
 

@@ -1,4 +1,4 @@
-"""How large each input of a model's matrices is on text, language by language: the diagonals of second moments.
+"""How large each input of a model's matrices is on text, language by language: mean squares.
 
 What an importance matrix is made of (`formats.imatrix`). The text goes through the model as it is, a layer at a time,
 as `passes` has it for solving, and nothing is solved.

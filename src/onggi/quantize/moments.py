@@ -20,6 +20,15 @@ from torch import Tensor
 _BLOCK = 512
 # Tokens at a time: in fp32 all of them at once would be more than the layer itself.
 _TOKENS = 2048
+# Of a row whose largest number is 1; a mean square below it is a row of zeros.
+_NOTHING = 1e-12
+
+
+def same_size(rows: Tensor) -> Tensor:
+    """`rows` (tokens, columns), fp32, with a mean square of 1 each; zeros stay. Neither overflows nor vanishes on the way."""
+    rows = rows.float()
+    rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    return rows.mul_(rows.square().mean(dim=1, keepdim=True).clamp_min_(_NOTHING).rsqrt_())
 
 
 def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
@@ -36,13 +45,7 @@ def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
     columns = inputs.shape[1]
     moments = torch.zeros(columns, columns, dtype=torch.float32, device=inputs.device)
     for rows, own in zip(inputs.split(_TOKENS), weights.split(_TOKENS), strict=True):
-        rows = rows.float()
-        largest = rows.abs().amax(dim=1, keepdim=True)
-        rows = rows / largest.clamp_min(
-            torch.finfo(torch.float32).tiny
-        )  # squares of it neither vanish nor overflow
-        size = rows.square().mean(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
-        rows *= (own / size).sqrt().unsqueeze(1)
+        rows = same_size(rows).mul_(own.sqrt().unsqueeze(1))
         for start in range(0, columns, _BLOCK):
             stop = start + _BLOCK
             moments[start:stop, start:].addmm_(rows[:, start:stop].T, rows[:, start:])

@@ -27,7 +27,7 @@ from ..models.names import Names
 from ..progress import release_memory, say
 from . import smoothing, solver
 from .balance import Calibration
-from .moments import second_moments
+from .moments import same_size, second_moments
 from .records import Layer
 from .schemes import Scheme, quantized_activations
 from .states import States, batches
@@ -569,13 +569,15 @@ class _LayerWork:
     def _errors(
         self, tap: Tap, scheme: Scheme, weight: Tensor, solution: solver.Solution
     ) -> dict[str, float] | None:
-        """language → relative output error, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖², on the tokens X of it that are looked at, over
-        evenly spaced rows of W.
+        """language → relative output error, ‖X(W − Ŵ)ᵀ‖² / ‖XWᵀ‖², on the tokens X of it that are looked at, brought to the
+        same size as in the second moments, over evenly spaced rows of W.
         """
         if not tap.seen:
             return None
         assert scheme.grid
-        inputs = quantized_activations(torch.cat([rows for rows, _ in tap.seen]), scheme.activations).float()
+        inputs = same_size(
+            quantized_activations(torch.cat([rows for rows, _ in tap.seen]), scheme.activations)
+        )
         language = torch.cat([numbers for _, numbers in tap.seen])
         part = slice(None, None, -(-len(weight) // _ROWS))
         exact = weight[part].float()

@@ -22,7 +22,7 @@ from .pretrain_result import CURVES, Trained, released
 from .pretrain_text import NO_PROBE, Material, packed_folder
 from .training import Processes, carried_out
 
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True)

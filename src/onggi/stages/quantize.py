@@ -429,8 +429,8 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "healed": tuned,
         "calibration": {
             **text.about,
-            "tokens": (balance or {}).get("tokens", calibration.counts),
-            "short": calibration.short,
+            "tokens": balance["tokens"] if balance else calibration.counts,
+            "short": balance["short"] if balance else calibration.short,
         }
         if calibration
         else None,

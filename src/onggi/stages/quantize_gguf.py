@@ -176,8 +176,8 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "balance": balance,
         "calibration": {
             **text.about,
-            "tokens": (balance or {}).get("tokens", text.drawn.counts),
-            "short": text.drawn.short,
+            "tokens": balance["tokens"] if balance else text.drawn.counts,
+            "short": balance["short"] if balance else text.drawn.short,
         }
         if text.drawn
         else None,

@@ -74,7 +74,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
             described.names[tensor]: _entry(means[number : number + 1].numpy(), tokens)
             for tensor, means in found.items()
         }
-        called = f"{config.text} ({language})"
+        called = f"{text.about['text']} ({language})"
         parts[language] = imatrix.Imatrix(entries, (called,), -(-tokens // length), length)
     names = [FILE]
     imatrix.write(job.work / FILE, imatrix.merge(list(parts.values())))

@@ -88,8 +88,9 @@ def minimax(
         job.partial / "rounds",
     )
     rounds = [vars(one) for one in found.rounds]
-    tokens = text.shared(found.rounds[found.best].shares).counts
-    return found, {"damage": config.damage, "rounds": rounds, "best": found.best, "tokens": tokens}
+    drawn = text.shared(found.rounds[found.best].shares)
+    balance = {"damage": config.damage, "rounds": rounds, "best": found.best}
+    return found, balance | {"tokens": drawn.counts, "short": drawn.short}
 
 
 def _check_shapes(model: str, source: Any, decoder: Any) -> None:

@@ -35,8 +35,8 @@ WRITTEN = "calibration.jsonl"
 @dataclass(frozen=True)
 class Drawn:
     """drawn: for calibration; held_out: of the same text, where damage is measured; about: what they are from;
-    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned. shared: shares of the languages → as much
-    text in which they have these; for minimax.
+    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned. shared: shares of the languages → the
+    calibration in which they have these; for minimax.
     """
 
     drawn: Calibration | None
@@ -112,10 +112,11 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     }
     if config.text == "self":
         passages, written = written, {}
-        if minimax and len(passages) < 2:
-            raise OnggiError(
-                "fairness: minimax weighs languages against each other; the model wrote in one alone."
-            )
+    if minimax and len(passages) < 2:
+        raise OnggiError(
+            "fairness: minimax weighs languages against each other; the model wrote in no other than "
+            f"{tags.name(next(iter(passages)))}."
+        )
     held_out = tuning = None
     if config.holds_out:
         passages, apart = _hold_out(config, passages, alone)
@@ -144,14 +145,14 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             spare=spare,
         )
 
-    shared: Any = None
-    if minimax and config.share == "tokens":
+    # What the model wrote is just enough, and `content` is the same passages in each: there weights alone follow the shares.
+    if minimax and config.share == "tokens" and not config.written:
         pool = draw_for(draw.LENGTH, _SPARE)
-        shared = functools.partial(pool.portion, tokens=config.calibration_tokens)
+        shared: Any = functools.partial(pool.portion, tokens=config.calibration_tokens)
         drawn = shared(dict.fromkeys(pool.names, 1.0))
     else:
         drawn = draw_for(draw.LENGTH)
-        shared = drawn.weighted  # the same passages in each language
+        shared = drawn.weighted
     if config.tunes:
         tuning = draw_for(TUNED_LENGTH)
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
