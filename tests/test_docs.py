@@ -39,7 +39,7 @@ def test_what_is_wrong_is_named(generate: ModuleType, tmp_path: Path) -> None:
     (docs / "run.md").write_text("# 실행 · تشغيل · run\n", encoding="utf-8")
     page = docs / "quantize.md"
     written = page.read_text(encoding="utf-8")
-    page.write_text(written.replace("`0.01`", "`0.02`"), encoding="utf-8")
+    page.write_text(written.replace("`0.1`", "`0.2`"), encoding="utf-8")
     missing, stale, markless = generate.main(check=True, docs=docs)
     assert missing.startswith("docs/text.md is missing: every verb has a page.")
     assert stale == "docs/quantize.md is not what the code says; run `make docs`."

@@ -223,7 +223,7 @@ def test_onggi_quantize_writes_one_a_language_and_the_balanced(
     assert balanced.entries["blk.2.ffn_down.weight"].sums.shape == (1, 256)
     for name, entry in balanced.entries.items():
         assert np.allclose(entry.means, np.mean([one.entries[name].means for one in own], axis=0), rtol=1e-4)
-    assert own[2].datasets == (f"{rows} (ko)",)
+    assert own[2].datasets == (f"{rows.name} (ko)",)
     with pytest.raises(OnggiError, match="scheme: nothing is rounded"):
         QuantizeConfig(str(tiny), format="imatrix", text=str(rows), scheme="w8a16")
     with pytest.raises(OnggiError, match="fairness: minimax"):
