@@ -208,7 +208,8 @@ def _quality(quality: dict[str, Any], what: str, titles: dict[str, str]) -> list
         *_verdicts(scores, titles),
         "Read with care: it is one small model, and its bf16 weights were themselves made from a GGUF file "
         "(linears on Q4_K, Q5_0, Q6_K and Q8_0 grids, embedding on Q8_0). The calibration text is software help. "
-        "Each sequence's start token counts eightfold in onggi's moments, once in the peers'.",
+        "Each sequence's start token counts eightfold in onggi's moments, and every token there by its direction alone; in the "
+        "peers' once, by its size.",
     ]
 
 
