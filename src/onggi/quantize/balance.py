@@ -16,7 +16,8 @@ from ..text import draw as drawing
 from ..text.draw import LENGTH
 
 # Weight of a sequence's start token in the second moments, where another token's is 1 on average. A
-# model sees it before every text and attends to it from everywhere, so an error there is an error everywhere. It counts as if texts were 64 tokens long, not 512.
+# model sees it before every text and attends to it from everywhere, so an error there is an error
+# everywhere. It counts as if texts were 64 tokens long, not 512.
 _START = 8.0
 
 
@@ -49,8 +50,8 @@ class Calibration:
         return replace(self, weights=weights)
 
     def portion(self, shares: Mapping[str, float], tokens: int) -> Calibration:
-        """`tokens` of it, of each language as many as its share (any positive number) of all asks for, and with that weight in
-        the moments: where a language has fewer, each of its tokens weighs more.
+        """`tokens` of it, of each language as many as its share (any positive number) of all asks for, and
+        with that weight in the moments: where a language has fewer, each of its tokens weighs more.
         """
         rows: list[tuple[int, int, int]] = []  # row, its tokens, its language
         counts = dict.fromkeys(self.names, 0)
@@ -73,14 +74,8 @@ class Calibration:
         there = torch.arange(self.ids.shape[1]) < torch.tensor([[taken] for _, taken, _ in rows])
         width = int(there.sum(dim=1).max())
         ids = self.ids[picked].masked_fill(~there, int(self.ids[0, 0]))[:, :width]
-        weights = there.float()
-        weights[:, 0] = 0
-        for number, name in enumerate(self.names):
-            own = owner == number
-            weights[own] *= shares[name] / weights[own].sum().clamp_min(1)
-        weights /= weights[weights > 0].mean()
-        weights[:, 0] = _START
-        return Calibration(ids, weights[:, :width], counts, self.names, owner, short)
+        weights = _evenly(there[:, :width], owner)
+        return Calibration(ids, weights, counts, self.names, owner, short).weighted(shares)
 
     def watching(self, held_out: Calibration) -> Calibration:
         """The same text with `held_out`, of the same languages, going along behind it."""
@@ -115,7 +110,9 @@ def draw(
 ) -> Calibration:
     """Draw `tokens` tokens of calibration from `passages` (language → id → text); see `text.draw`.
 
-    spare: so many times as many, for `Calibration.portion` to choose from. beside: other passages of the same languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or gets no token.
+    spare: so many times as many, for `Calibration.portion` to choose from. beside: other passages of the same
+    languages, of which that share of the tokens is drawn. Raises OnggiError where a language has no text or
+    gets no token.
     """
     own = {name: texts for name, texts in (beside or {}).items() if beside_share}
     # A language without a text beside has all of its share from the first.
@@ -143,21 +140,29 @@ def draw(
                 )
             )
     drawn = _together(parts, list(passages))
-    rows: list[tuple[list[int], float]] = []
-    owner: list[int] = []
-    for number, run in enumerate(drawn.runs.values()):
-        content = sum(len(row) - 1 for row in run)
-        owner += [number] * len(run)
-        rows += [(row, 1.0 / content) for row in run]  # λ_l / n_l per token, λ equal; scaled below
-    width = max(len(row) for row, _ in rows)
+    rows = [row for run in drawn.runs.values() for row in run]
+    owner = torch.tensor([number for number, run in enumerate(drawn.runs.values()) for _ in run])
+    width = max(map(len, rows))
     ids = torch.full((len(rows), width), prefix, dtype=torch.int64)
-    weights = torch.zeros(len(rows), width)
-    for i, (row, weight) in enumerate(rows):
+    there = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
         ids[i, : len(row)] = torch.tensor(row)
-        weights[i, 1 : len(row)] = weight
+        there[i, : len(row)] = True
+    return Calibration(ids, _evenly(there, owner), drawn.counts, tuple(drawn.runs), owner, drawn.short)
+
+
+def _evenly(there: Tensor, owner: Tensor) -> Tensor:
+    """Weights (sequences, length) of the tokens that are `there`: λ_l / n_l each, λ equal, 1 on average; start tokens
+    have their own.
+    """
+    weights = there.float()
+    weights[:, 0] = 0
+    for number in owner.unique().tolist():
+        own = owner == number
+        weights[own] *= 1 / float(weights[own].sum())
     weights /= weights[weights > 0].mean()
     weights[:, 0] = _START
-    return Calibration(ids, weights, drawn.counts, tuple(drawn.runs), torch.tensor(owner), drawn.short)
+    return weights
 
 
 def _together(parts: Sequence[drawing.Sequences], order: Sequence[str]) -> drawing.Sequences:

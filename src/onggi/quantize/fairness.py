@@ -36,8 +36,8 @@ Measure = Literal["kl", "kl_per_passage", "relative"]
 # Rounds at most, how far a share follows its damage at first, and the least gain of the worst language that
 # counts as one: less is within what another draw of the held-out text would say.
 ROUNDS, _POWER, _GAIN = 6, 1.5, 0.01
-# No share leaves these bounds: what a language lacks that calibration hardly sees shows on other text, not on what is held
-# out of the same one.
+# No share leaves these bounds: what a language lacks that calibration hardly sees shows on other text, not
+# on what is held out of the same one.
 _LEAST, _MOST = 0.5, 8.0
 
 
@@ -175,8 +175,9 @@ def minimax(
 ) -> Found:
     """Quantise in rounds, under `folder`, with shares that follow the damage to `held_out`; see `search`.
 
-    calibration: the text in which each language has its share. solve: quantises by a calibration into a folder, and hands on the watched states. plain: the same states of
-    the model as it is. What a killed run has finished is not done again.
+    calibration: shares → the text in which each language has its own. solve: quantises by a calibration into a
+    folder, and hands on the watched states. plain: the same states of the model as it is. What a killed run has
+    finished is not done again.
     """
     made: dict[int, list[Layer]] = {}
     found: dict[int, dict[str, float]] = {}

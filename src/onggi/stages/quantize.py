@@ -427,13 +427,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "balance": balance,
         "effort": config.effort,
         "healed": tuned,
-        "calibration": {
-            **text.about,
-            "tokens": balance["tokens"] if balance else calibration.counts,
-            "short": balance["short"] if balance else calibration.short,
-        }
-        if calibration
-        else None,
+        "calibration": text.noted(balance),
         "precision": str(model.dtype).removeprefix("torch.") if calibration else None,
         "layers": records,
     }

@@ -174,13 +174,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         "method": config.method if config.calibrates else "rtn",
         "fairness": config.fairness if text.drawn else None,
         "balance": balance,
-        "calibration": {
-            **text.about,
-            "tokens": balance["tokens"] if balance else text.drawn.counts,
-            "short": balance["short"] if balance else text.drawn.short,
-        }
-        if text.drawn
-        else None,
+        "calibration": text.noted(balance),
         "precision": str(model.dtype).removeprefix("torch.") if text.drawn else None,
         "verified": verified,
         "serve": f"llama-server -m FOLDER/{gguf.FILE}",

@@ -85,7 +85,7 @@ def quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     about: dict[str, Any] = {
         "base": {"name": references.parse(config.model).name, "source": config.model},
         "made_by": "onggi quantize",
-        "calibration": {**text.about, "tokens": drawn.counts, "short": drawn.short},
+        "calibration": text.noted(),
         "precision": str(model.dtype).removeprefix("torch."),
         "matrices": len(found),
     }

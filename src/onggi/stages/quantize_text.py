@@ -35,8 +35,8 @@ WRITTEN = "calibration.jsonl"
 @dataclass(frozen=True)
 class Drawn:
     """drawn: for calibration; held_out: of the same text, where damage is measured; about: what they are from;
-    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales are tuned. shared: shares of the languages → the
-    calibration in which they have these; for minimax.
+    files: to go with the artifact. tuning: the same text as drawn, in shorter sequences, on which scales
+    are tuned. shared: shares of the languages → the calibration in which they have these; for minimax.
     """
 
     drawn: Calibration | None
@@ -45,6 +45,13 @@ class Drawn:
     files: tuple[str, ...] = ()
     tuning: Calibration | None = None
     shared: Callable[[Mapping[str, float]], Calibration] | None = None
+
+    def noted(self, balance: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+        """What is kept of it in onggi.json; balance: of minimax, whose shares say how much there is of each language."""
+        if self.drawn is None:
+            return None
+        of = balance or {"tokens": self.drawn.counts, "short": self.drawn.short}
+        return {**self.about, "tokens": of["tokens"], "short": of["short"]}
 
 
 NONE = Drawn(None, None, {})
@@ -67,7 +74,7 @@ def say_unused(config: QuantizeConfig) -> None:
 
 
 def divided(config: QuantizeConfig) -> tuple[Languages | None, list[str]]:
-    """The languages asked for that the text has, and those that the model writes alone, because it has none in them."""
+    """The languages asked for that are read, and those of them that the model writes alone, because the text has none."""
     from .. import text
 
     if not config.languages or not config.written or config.text in ("self", None):
@@ -95,10 +102,12 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     if found.name == "probe":  # a folder that `onggi text` made of it
         raise OnggiError(NO_PROBE)
     languages = config.languages or Languages(found.languages)
+    if config.text == "self":
+        alone = list(languages)
     minimax = config.fairness == "minimax"
     if minimax and len(languages) < 2:
         raise OnggiError("fairness: minimax weighs languages against each other; give it two or more.")
-    if config.damage == "kl_per_passage" and not (found.parallel and config.text != "self" and not alone):
+    if config.damage == "kl_per_passage" and not (found.parallel and not alone):
         raise OnggiError(
             f"damage: kl_per_passage compares the same text in each language, and {config.text} is not parallel; "
             "use --damage kl or relative."
@@ -110,8 +119,6 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
         for language in languages
         if language not in alone or language in written
     }
-    if config.text == "self":
-        passages, written = written, {}
     if minimax and len(passages) < 2:
         raise OnggiError(
             "fairness: minimax weighs languages against each other; the model wrote in no other than "
@@ -119,7 +126,7 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
         )
     held_out = tuning = None
     if config.holds_out:
-        passages, apart = _hold_out(config, passages, alone)
+        passages, apart = _hold_out(passages, alone, _own(config, len(languages), alone=True)[1])
         held_out = balance.draw(
             apart,
             tokens.encode,
@@ -145,7 +152,8 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
             spare=spare,
         )
 
-    # What the model wrote is just enough, and `content` is the same passages in each: there weights alone follow the shares.
+    # What the model wrote is just enough, and `content` is the same passages in each: there weights alone follow
+    # the shares.
     if minimax and config.share == "tokens" and not config.written:
         pool = draw_for(draw.LENGTH, _SPARE)
         shared: Any = functools.partial(pool.portion, tokens=config.calibration_tokens)
@@ -158,8 +166,10 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
-    said_alone = ", ".join(tags.name(tag) for tag in alone if tag in passages)
-    name += f", all of {said_alone} written by the model" if said_alone else ""
+    if alone and config.text != "self":
+        name += (
+            f", all of {', '.join(tags.name(tag) for tag in alone if tag in passages)} written by the model"
+        )
     say(f"Calibration tokens: {said} (from {name}).")
     if config.written and drawn.short:
         got = sum(drawn.counts.values())
@@ -178,26 +188,24 @@ def _watched(config: QuantizeConfig) -> int:
     return PARTS_WATCHED if config.mixes else TUNED
 
 
-def _hold_out(config: QuantizeConfig, passages: Any, alone: Sequence[str]) -> tuple[Any, Any]:
-    """As `draw.hold_out`; of what the model alone wrote a larger share."""
+def _hold_out(passages: Any, alone: Sequence[str], one_in: int) -> tuple[Any, Any]:
+    """As `draw.hold_out`, one passage in `HELD_OUT`; of what the model alone wrote one in `one_in`."""
     from ..text import draw
 
-    by_model = set(passages) if config.text == "self" else set(alone)
-    rest: dict[str, Any] = {}
-    apart: dict[str, Any] = {}
-    for languages, one_in in (
-        (set(passages) - by_model, HELD_OUT),
-        (by_model & set(passages), _own(config, len(passages), alone=True)[1]),
-    ):
-        if languages:
-            parts = draw.hold_out({tag: own for tag, own in passages.items() if tag in languages}, one_in)
-            rest, apart = {**rest, **parts[0]}, {**apart, **parts[1]}
+    read = {tag: own for tag, own in passages.items() if tag not in alone}
+    written = {tag: own for tag, own in passages.items() if tag in alone}
+    (rest, apart), (rest_written, apart_written) = (
+        draw.hold_out(read, HELD_OUT),
+        draw.hold_out(written, one_in),
+    )
+    rest, apart = {**rest, **rest_written}, {**apart, **apart_written}
     return {tag: rest[tag] for tag in passages}, {tag: apart[tag] for tag in passages}
 
 
 def _own(config: QuantizeConfig, languages: int, *, alone: bool) -> tuple[int, int]:
-    """Tokens that the model writes in one of so many languages, and which of its passages are held out, one in so many; 0
-    for none. alone: whether the language has no other text. It writes little, so what is held out is a larger part of it.
+    """Tokens that the model writes in one of so many languages, and which of its passages are held out, one in so
+    many; 0 for none. alone: whether the language has no other text. It writes little, so what is held out is a
+    larger part of it.
     """
     each = int(config.calibration_tokens * (1.0 if alone else config.written)) // languages + 1
     if not (alone and config.holds_out):
@@ -228,9 +236,7 @@ def _written(
             "--self_share out."
         )
     starts = {language: list(ships.passages(language).values()) for language in languages}
-    own = {
-        tag: _own(config, len(languages), alone=config.text == "self" or tag in alone) for tag in languages
-    }
+    own = {tag: _own(config, len(languages), alone=tag in alone) for tag in languages}
     wanted = {tag: each for tag, (each, _) in own.items()}
     # While it is at work in the partial folder, so that a killed run goes on; a file of the artifact at the end.
     file = job.partial / WRITTEN

@@ -78,8 +78,9 @@ def draw(
     length: int = LENGTH,
     spare: int = 1,
 ) -> Sequences:
-    """Draw `tokens` tokens from `passages` (language → id → text), or of a balanced text so many times as many as there are.
+    """Draw `tokens` tokens from `passages` (language → id → text).
 
+    spare: of a balanced text so many times as many, as far as there are.
     encode gives the ids of a text, prefix is the token before every sequence. Rows are taken in an
     order shuffled by `seed`, joined by line breaks, and cut into sequences of `length`.
     Raises OnggiError where a language has no text or gets no token.
