@@ -166,10 +166,8 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     said = ", ".join(f"{tags.name(tag)} {count:,}" for tag, count in drawn.counts.items())
     name = "the model itself" if config.text == "self" else found.name
     name += f", {config.written:.0%} written by the model" if written else ""
-    if alone and config.text != "self":
-        name += (
-            f", all of {', '.join(tags.name(tag) for tag in alone if tag in passages)} written by the model"
-        )
+    if config.text != "self" and (there := [tags.name(tag) for tag in alone if tag in passages]):
+        name += f", all of {', '.join(there)} written by the model"
     say(f"Calibration tokens: {said} (from {name}).")
     if config.written and drawn.short:
         got = sum(drawn.counts.values())
