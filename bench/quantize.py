@@ -153,13 +153,6 @@ class Bench:
             words = [word for key, value in given.items() for word in (f"--{key}", value)]
             drawn = {**self.inputs, "languages": languages, "fairness": fairness, "tokens": self.sizes.tokens}
             record.made(self.ids(name), drawn, lambda words=words: self.part("calibration_ids", *words))
-        helps = subprocess.run(
-            [sys.executable, "-m", "onggi", "quantize", "--help"], check=True, stdout=subprocess.PIPE
-        )
-        if b"--effort" not in helps.stdout:
-            for name in ("best", "free"):
-                self.absent[name] = "this onggi has no --effort"
-                say(f"{name}: {self.absent[name]}; its rows are left out")
 
     def ids(self, calibration: str) -> Path:
         """File of the tokens for the peers."""

@@ -16,9 +16,9 @@ from ..ledger import Artifact
 from ..progress import progress, say
 from .base import Plan, Stage, command, options, precision
 from .pretrain import PretrainConfig
-from .pretrain_plan import AT_ONCE, AT_ONCE_GPU
 from .pretrain_text import LENGTH, NO_PROBE, Material, packed_folder
 from .pretrain_text import material as material_of
+from .training import sequences_at_once
 
 _REVISION = 1
 _TOKENS = 262_144
@@ -318,8 +318,7 @@ def _teacher(
     source, length = material.source, material.length
     resident = Resident(engine, dtype)
     wide, head = store.width(vocabulary), engine.head.part(vocabulary)
-    room = AT_ONCE if engine.device.type == "cpu" else AT_ONCE_GPU
-    few = max(room // length, 1)
+    few = sequences_at_once(None, length, engine.device)
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
     octets: list[Any] = []
     chances: list[Any] = []

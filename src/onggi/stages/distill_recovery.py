@@ -17,7 +17,7 @@ from ..progress import release_memory
 from . import healing, pretrain_plan
 from .base import Plan, precision
 from .pretrain_text import material as material_of
-from .training import check_services
+from .training import check_services, sequences_at_once
 
 if TYPE_CHECKING:
     from ..models.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ def recover(config: DistillConfig, job: Job, line: str) -> None:
         loss=config.loss,
         cross_entropy=config.cross_entropy,
         temperature=config.temperature,
-        at_once=pretrain_plan.at_once(config.at_once, material.length, device),
+        at_once=sequences_at_once(config.at_once, material.length, device),
         validate_every=config.validate_every,
         fairness=config.fairness,
         report_to=config.report_to or (),

@@ -11,9 +11,9 @@ from .base import Plan, multiplied_in
 if TYPE_CHECKING:
     from .finetune import FinetuneConfig
 
-# Places of a step; of one pass of a device, on a CPU and on a GPU.
+# Places of a step, and of one pass of a CPU.
 BATCH = 4096
-AT_ONCE, AT_ONCE_GPU = 2048, 32768
+AT_ONCE = 2048
 
 
 def plan(config: FinetuneConfig) -> Plan:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import ledger
 from ..progress import Progress, release_memory
-from .finetune_plan import AT_ONCE, AT_ONCE_GPU
-from .training import Processes, step_seconds, steps_in
+from .finetune_plan import AT_ONCE
+from .training import Processes, sequences_at_once, step_seconds, steps_in
 
 if TYPE_CHECKING:
     from .finetune import FinetuneConfig
@@ -110,9 +110,7 @@ class Training:
         config, job, material, batches = self.config, self.job, self.material, self.material.batches
         assert batches is not None
         loss = next_token(self.dtype, rows=adapter.rows if adapter else None)
-        at_once = config.at_once or max(
-            (AT_ONCE if self.processes.device.type == "cpu" else AT_ONCE_GPU) // material.length, 1
-        )
+        at_once = sequences_at_once(config.at_once, material.length, self.processes.device, AT_ONCE)
         steps = self._steps(model, loss, at_once)
         self.bar.total = steps + 2 * material.measures.parts
         warmup = self._warmup(steps)

@@ -20,7 +20,6 @@ from ..ledger import Artifact
 from ..progress import progress, release_memory
 from . import pretrain_result as result
 from .base import Names, Stage, command, precision
-from .pretrain_plan import at_once as sequences_at_once
 from .pretrain_plan import dry_run, outlook, plan
 from .pretrain_start import RANDOM
 from .pretrain_start import start as begin
@@ -33,6 +32,7 @@ from .training import (
     each_language_once,
     named_services,
     one_pass,
+    sequences_at_once,
     step_seconds,
     steps_in,
     write_weights,

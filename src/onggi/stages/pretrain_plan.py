@@ -11,17 +11,10 @@ from ..errors import OnggiError
 from ..progress import duration
 from .base import Plan, multiplied_in
 from .pretrain_text import BATCH, LENGTH, PACKED_BATCH, STEPS, packed_folder
+from .training import sequences_at_once
 
 if TYPE_CHECKING:
     from .pretrain import PretrainConfig
-
-# Tokens in one pass of a device, on a CPU and on a GPU.
-AT_ONCE, AT_ONCE_GPU = 4096, 32768
-
-
-def at_once(given: int | None, length: int, device: Any) -> int:
-    """Sequences of `length` in one pass of a device; given: those that were asked for."""
-    return given or max((AT_ONCE if device.type == "cpu" else AT_ONCE_GPU) // length, 1)
 
 
 def _shape(config: PretrainConfig) -> Any:
@@ -119,7 +112,7 @@ def passed(config: PretrainConfig, size: Size) -> int:
     """Tokens of one pass of a device here."""
     from ..engines.transformers import default_device
 
-    return min(at_once(config.at_once, size.length, default_device()) * size.length, size.batch)
+    return min(sequences_at_once(config.at_once, size.length, default_device()) * size.length, size.batch)
 
 
 def outlook(config: PretrainConfig) -> dict[str, Any]:
@@ -179,7 +172,7 @@ def seconds_here(config: PretrainConfig, of: Any, size: Size) -> float:
     if config.checkpointing:
         model.activation_checkpointing_enable()
     model.train()
-    count = max(min(AT_ONCE, size.batch) // size.length, 1)
+    count = max(passed(config, size) // size.length, 1)
     ids = torch.randint(0, of.vocabulary, (count, size.length), device=device)
     positions = torch.arange(size.length, device=device).expand(count, -1)
     weights = torch.full(ids.shape, 1 / ids.numel(), device=device)
