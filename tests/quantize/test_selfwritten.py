@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from onggi.errors import OnggiError
 from onggi.languages import Languages
 from onggi.quantize import balance, selfwritten
 from onggi.stages import QuantizeConfig, quantize, quantize_text
+from onggi.stages.base import Names
 
 SAID = {
     "ko": " 마을 사람들은 해마다 가을이 되면 모여서 함께 김치를 담그고 이웃과 나누어 먹습니다.",
@@ -151,11 +153,23 @@ def test_written_text_goes_beside_the_rest(
     ).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"fairness": "minimax"},
+        {"budget": "4.3", "choices": Names("w4a16-g128,w8a16")},
+        {"format": "gguf:Q8_0"},
+        {"format": "imatrix"},
+    ],
+    ids=str,
+)
 def test_what_the_text_lacks_the_model_writes_alone(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
 ) -> None:
     monkeypatch.setattr(selfwritten, "why_not", lambda *_: "")
-    monkeypatch.setattr(quantize_text, "WATCHED", 20)
+    for name in ("WATCHED", "PARTS_WATCHED"):
+        monkeypatch.setattr(quantize_text, name, 20)
     rows = [
         {"text": f"{word} {n}", "lang": tag}
         for tag, word in {"ko": "항아리에 김치를 담근다", "en": "a jar for pickles"}.items()
@@ -166,16 +180,16 @@ def test_what_the_text_lacks_the_model_writes_alone(
     options = {"text": str(file), "languages": Languages("ko,th,ar,en"), "tokens": 800}
     with pytest.raises(OnggiError, match="no text in th, ar"):
         quantize(QuantizeConfig(str(tiny), **options), tmp_path / "lacking")
-    for more in ({}, {"fairness": "minimax"}):
-        made = quantize(
-            QuantizeConfig(str(tiny), self_share=0.25, **more, **options), tmp_path / f"w{len(more)}"
-        )
-        about = ledger.read_json(made.path / "onggi.json")["calibration"]
-        assert (
-            about["text"] == "rows.jsonl, 25% written by the model, all of Thai, Arabic written by the model"
-        )
-        assert list(about["tokens"]) == ["ko", "th", "ar", "en"]
-        assert list(about["tokens"].values()) == pytest.approx([200] * 4, abs=50)
+    made = quantize(QuantizeConfig(str(tiny), self_share=0.25, **more, **options), tmp_path / "made")
+    about = ledger.read_json(
+        made.path / ("imatrix.json" if more.get("format") == "imatrix" else "onggi.json")
+    )
+    own = about["calibration"]
+    assert own["text"] == "rows.jsonl, 25% written by the model, all of Thai, Arabic written by the model"
+    assert list(own["tokens"]) == ["ko", "th", "ar", "en"]
+    assert list(own["tokens"].values()) == pytest.approx([200] * 4, abs=50)
+    if more.get("format") == "imatrix":
+        assert {f"imatrix-{tag}.gguf" for tag in own["tokens"]} <= set(made.record["outputs"])
 
 
 def test_its_own_text_beside_a_pot_of_all(
