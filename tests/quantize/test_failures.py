@@ -109,8 +109,15 @@ def test_text_in_batches_and_states_on_disk_change_nothing_but_the_last_bits(
     assert seen[0] >= 3
     first, second = tensors(whole.path), tensors(made.path)
     assert list(first) == list(second) or set(first) == set(second)
+    layers = [ledger.read_json(one.path / "onggi.json")["layers"] for one in (whole, made)]
+    otherwise = []  # a search for scales, all of which serve a random model alike
+    for one, other in zip(*layers, strict=True):
+        assert one["error"] == pytest.approx(other["error"], rel=0.1), one["name"]
+        if one.get("migration") != other.get("migration"):
+            otherwise.append(one["name"])
+    assert not any(".0." in name for name in otherwise)
     for name in first:
-        if name.endswith(("weight_packed", "proj.weight")):
+        if name.endswith(("weight_packed", "proj.weight")) and name.rpartition(".")[0] not in otherwise:
             codes = first[name].view(torch.uint8), second[name].view(torch.uint8)
             # A tie that falls the other way in the first layer moves others behind it.
             most = 0.02 if ".0." in name else 0.3

@@ -122,7 +122,8 @@ class Checkpoint:
         return self.entries[name]
 
     def _check(self, tensor: Tensor, name: str) -> None:
-        if tensor.is_floating_point() and tensor.itemsize > 1 and not bool(torch.isfinite(tensor).all()):
+        floats = tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel()
+        if floats and not all(map(torch.isfinite, tensor.aminmax())):
             raise OnggiError(f"{self.folder}: tensor {name} holds NaN or infinite values.")
 
     def _read(self, entry: Entry, start: int, count: int, file: BinaryIO | None = None) -> Tensor:

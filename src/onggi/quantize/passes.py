@@ -11,6 +11,7 @@ there, so that memory does not grow with the text.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,6 +148,15 @@ class Pass:
         watched sequences, (watched, length, hidden), before the last layer counts as done.
         """
         self.prepare()
+        # Collecting after each layer would else go through all that the libraries have made: a quarter of a second each time.
+        gc.freeze()
+        try:
+            self._layers(done, watch)
+        finally:
+            gc.unfreeze()
+        self._report()
+
+    def _layers(self, done: int, watch: Callable[[Tensor], None] | None) -> None:
         for index in range(done, len(self.decoder.layers)):
             self.index = index
             work = _LayerWork(self)
@@ -157,7 +167,6 @@ class Pass:
             self.states.forget(index - 1)
             drop(work.layer)
             release_memory()
-        self._report()
 
     def prepare(self) -> None:
         """What the passes need besides the layers: their hooks, what stands before them, the text's embedding."""
@@ -459,7 +468,7 @@ class _LayerWork:
                 continue
             output = owner.drive(batch, self.forward(batch, first, mixtures))
             states = output[0] if isinstance(output, tuple) else output
-            if not bool(torch.isfinite(states).all()):
+            if not all(map(torch.isfinite, states.aminmax())):
                 raise OnggiError(f"layer {self.index}: its outputs on the calibration text are not finite.")
             if not last or owner.watches(batch):
                 owner.states.save(self.index, batch, states, isinstance(output, tuple))

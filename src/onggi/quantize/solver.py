@@ -58,7 +58,7 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     JHJ = LLᵀ gives U = J L⁻¹ J. Where H is not positive definite in fp32 the damping is raised
     tenfold until it is. Raises OnggiError for moments that are not finite.
     """
-    if not bool(torch.isfinite(moments).all()):
+    if not all(map(torch.isfinite, moments.aminmax())):
         raise OnggiError(_NOT_FINITE)
     mean = moments.diagonal().mean().clamp_min(1e-30)
     while damping <= _MOST_DAMPING:

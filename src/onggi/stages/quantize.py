@@ -24,7 +24,7 @@ from . import (
 )
 from .base import Names, Plan, Stage, command, options
 
-_REVISION = 3
+_REVISION = 4
 _CHOICES = quantize_bits.CHOICES
 Scheme = Literal[
     "w4a16-g128",

@@ -27,7 +27,7 @@ MATRIX, FIGURE = "sensitivity.json", "sensitivity.svg"
 CHOICES = Names("w3a16-g128,w4a16-g128,w8a16")
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(KB|MB|GB)?", re.IGNORECASE)
-_REVISION = 3
+_REVISION = 4
 _OBJECTIVES: tuple[Literal["worst", "mean"], ...] = ("worst", "mean")
 
 

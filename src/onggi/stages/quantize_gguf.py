@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "gguf:"
 # Raised when what a GGUF holds changes.
-REVISION = 3
+REVISION = 4
 # As in quantize/mixtures.py (a test compares them; importing it here would import torch for --help).
 PLAIN = ("F32", "F16", "BF16")
 BITS = {

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .quantize_text import Drawn
 
 CHOICES = Names("Q2_K,Q3_K,IQ4_XS,Q4_K,Q5_K,Q6_K,Q8_0")
-_REVISION = 2
+_REVISION = 3
 # Bytes of card, Modelfile and the like; of each tensor's entry in the file and its record.
 _OVERHEAD, _EACH = 60_000, 500
 
