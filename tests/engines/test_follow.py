@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -110,3 +111,14 @@ def test_draws_from_the_distribution(temperature: float, top_p: float, expected:
     for token, share in zip([1, 3, 0, 2], expected, strict=True):
         four_sigma = 4 * (share * (1 - share) / count) ** 0.5
         assert abs(drawn[token] / count - share) <= four_sigma + 1e-4
+
+
+def test_a_long_flat_tail_is_drawn_from_as_well() -> None:
+    """More lies far below the likeliest token than near it: the first look at those near it is not enough."""
+    logits = torch.full((300_000,), -13.0)
+    logits[7] = 0
+    draw = torch.Generator().manual_seed(0)
+    drawn = Counter(choose(logits, 1.0, 0.99, draw) for _ in range(40))
+    expected = 1 / (1 + 300_000 * math.exp(-13)) / 0.99
+    assert abs(drawn[7] / 40 - expected) < 4 * (expected * (1 - expected) / 40) ** 0.5
+    assert len(drawn) == 41 - drawn[7]

@@ -27,17 +27,28 @@ if TYPE_CHECKING:
 # Tokens of prompts in one batch, padding included, and rows: each new token reads all weights once
 # for all rows together.
 _TOKENS, _ROWS = 4096, 32
+# Nats below the likeliest token, within which others are looked at first.
+_NEAR = 12.0
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, draw: torch.Generator) -> int:
     """The next token, by logits (vocab,) on the CPU."""
     if temperature == 0:
         return int(logits.argmax())
-    order = torch.sort((logits.double() / temperature).softmax(-1), descending=True)
-    before = order.values.cumsum(-1) - order.values
+    scaled = logits / temperature
+    if top_p >= 1:
+        return int(torch.multinomial(scaled.double().softmax(-1), 1, generator=draw))
+    # To sort a large vocabulary takes longer than the model: nearly always those near the likeliest hold what is wanted.
+    near = (scaled > scaled.max() - _NEAR).nonzero().squeeze(1)
+    values, order = scaled[near].sort(descending=True)
+    chances = (values.double() - scaled.logsumexp(0).double()).exp()
+    if float(chances.sum()) < top_p:
+        near = torch.arange(len(scaled))
+        values, order = scaled.sort(descending=True)
+        chances = values.double().softmax(-1)
     # The likeliest token stays whatever top_p is: nothing stands before it.
-    kept = order.values.masked_fill(before >= top_p, 0.0)
-    return int(order.indices[torch.multinomial(kept, 1, generator=draw)])
+    kept = chances.masked_fill(chances.cumsum(-1) - chances >= top_p, 0.0)
+    return int(near[order[torch.multinomial(kept, 1, generator=draw)]])
 
 
 def prompt_ids(prompt: Prompt, tokens: Tokens, template: Template | None) -> list[int]:
