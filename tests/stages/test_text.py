@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import resource
@@ -398,7 +399,11 @@ def test_a_stop_does_not_wait_for_the_pieces_in_work(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-m", "onggi", "text", str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")]
     words += ["--languages", "th", "--rows", "--workers", "2", "--out", str(out)]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # A process that shells started in the background hands on that interrupts are ignored.
+    heard = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
+    )
     while process.poll() is None and len(list((out / ".partial" / "read").glob(".*.part"))) < 4:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
