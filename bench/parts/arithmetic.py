@@ -12,8 +12,8 @@ Not counted though they take time: the search for clips and scales, checks, read
 The tools do different amounts of it:
 
     onggi           one pass; one matrix of moments for each *input* (query, key and value share one, gate
-                    and up another), of which it computes the blocks on and above the diagonal; passes in
-                    the pass's precision, moments and solver in fp32
+                    and up another), of which it computes the blocks on and above the diagonal; passes and the
+                    products of moments in the pass's precision, solver in fp32
     llm-compressor  two passes (one to take the moments, one to go on through the quantised weights); one
                     full matrix for each *module*; passes in its dtype, moments and solver in fp32
 
@@ -83,7 +83,7 @@ def count(
     counted = {}
     for who, entries in (("onggi", _on_and_above), ("onggi, full square", lambda n: n**2)):
         moments = 2.0 * tokens * sum(entries(n) for n in inputs)
-        counted[who] = entry(once, moments, factors + feedback, once if low else 0.0)
+        counted[who] = entry(once, moments, factors + feedback, once + moments if low else 0.0)
     each = [n for _, n in modules.values()]
     moments, factors = 2.0 * tokens * sum(n**2 for n in each), 4 / 3 * sum(n**3 for n in each)
     if theirs:

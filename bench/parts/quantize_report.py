@@ -132,7 +132,7 @@ def _share(speed: dict[str, Any]) -> list[str]:
         f"Counted: 2·weights·tokens a pass; 2·n²·tokens for the second moments of an input of n columns; 4/3·n³ "
         "for Cholesky, inverse, Cholesky; rows·n² for the error feedback. *onggi* passes once and takes moments once "
         "for each input that modules share, the blocks on and above the diagonal only; *full square* counts the "
-        f"mirrored half as well; its pass is in {speed['precision']}, its moments and solver in fp32. "
+        f"mirrored half as well; its pass and the products of its moments are in {speed['precision']}, its solver in fp32. "
         "*llm-compressor* passes twice and takes full moments for each module, in fp32 as its solver. Left "
         "out: attention's own products (about 0.3 TFLOP a pass), clips and scales, checks, reading and writing. "
         "Formulas: `bench/parts/arithmetic.py`.",
