@@ -156,6 +156,23 @@ def save_model(folder: Path, kind: str, vocabulary: int = 1024, **options: Any) 
     return folder
 
 
+def save_outliers(model: Path, out: Path, *, one_plus: bool) -> Path:
+    """A copy of a tiny model whose norms give a few channels fifty times the others' size. one_plus: Gemma's norms."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(model, out)
+    stored = load_file(out / "model.safetensors")
+    for name, value in stored.items():
+        if name.endswith(
+            ("input_layernorm.weight", "post_attention_layernorm.weight", "feedforward_layernorm.weight")
+        ):
+            if one_plus and "pre_feedforward" not in name and "input" not in name:
+                continue  # Gemma's norms behind attention and MLP
+            value[3::40] = 50.0
+    save_file(stored, out / "model.safetensors", {"format": "pt"})
+    return out
+
+
 @pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
     """A local Ray cluster of two workers, one for all tests."""

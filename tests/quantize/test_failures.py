@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import save_outliers
 from layouts import tensors
 from onggi import ledger
 from onggi.errors import OnggiError
@@ -96,7 +97,9 @@ def test_a_full_disk_is_said_and_the_run_goes_on_from_there(tiny_gemma: Path, tm
 def test_text_in_batches_and_states_on_disk_change_nothing_but_the_last_bits(
     scheme: str, tiny_gemma: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = quantize(config(tiny_gemma, scheme=scheme, precision="fp32"), tmp_path / "whole")
+    # Without outliers one strength of smoothing is as good as another, and the last bits would choose.
+    model = save_outliers(tiny_gemma, tmp_path / "model", one_plus=True)
+    whole = quantize(config(model, scheme=scheme, precision="fp32"), tmp_path / "whole")
     seen: list[int] = []
 
     def one_by_one(count: int, *_: object, **__: object) -> list[slice]:
@@ -105,19 +108,12 @@ def test_text_in_batches_and_states_on_disk_change_nothing_but_the_last_bits(
 
     monkeypatch.setattr(passes, "batches", one_by_one)
     monkeypatch.setattr(states, "LIMIT", 0)
-    made = quantize(config(tiny_gemma, scheme=scheme, precision="fp32"), tmp_path / "batches")
+    made = quantize(config(model, scheme=scheme, precision="fp32"), tmp_path / "batches")
     assert seen[0] >= 3
     first, second = tensors(whole.path), tensors(made.path)
     assert list(first) == list(second) or set(first) == set(second)
-    layers = [ledger.read_json(one.path / "onggi.json")["layers"] for one in (whole, made)]
-    otherwise = []  # a search for scales, all of which serve a random model alike
-    for one, other in zip(*layers, strict=True):
-        assert one["error"] == pytest.approx(other["error"], rel=0.1), one["name"]
-        if one.get("migration") != other.get("migration"):
-            otherwise.append(one["name"])
-    assert not any(".0." in name for name in otherwise)
     for name in first:
-        if name.endswith(("weight_packed", "proj.weight")) and name.rpartition(".")[0] not in otherwise:
+        if name.endswith(("weight_packed", "proj.weight")):
             codes = first[name].view(torch.uint8), second[name].view(torch.uint8)
             # A tie that falls the other way in the first layer moves others behind it.
             most = 0.02 if ".0." in name else 0.3

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from conftest import save_model, save_outliers
 from layouts import compressed, gptq, rounded_activations, tensors
 from onggi.engines.transformers import Engine
 from onggi.errors import OnggiError
@@ -122,7 +123,9 @@ def test_smoothing_moves_outliers_and_helps(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """A norm that gives a few channels fifty times the others' size: what SmoothQuant is for."""
-    model = outliers(request.getfixturevalue(fixture), tmp_path / "model", one_plus=fixture == "tiny_gemma")
+    model = save_outliers(
+        request.getfixturevalue(fixture), tmp_path / "model", one_plus=fixture == "tiny_gemma"
+    )
     original = logits(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32))
     found = {}
     for name in ("w8a8", "w8a8-smooth"):
@@ -136,29 +139,13 @@ def test_smoothing_moves_outliers_and_helps(
     assert found["w8a8-smooth"] < 0.6 * found["w8a8"]
 
 
-def outliers(model: Path, out: Path, *, one_plus: bool) -> Path:
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    shutil.copytree(model, out)
-    stored = load_file(out / "model.safetensors")
-    for name, value in stored.items():
-        if name.endswith(
-            ("input_layernorm.weight", "post_attention_layernorm.weight", "feedforward_layernorm.weight")
-        ):
-            if one_plus and "pre_feedforward" not in name and "input" not in name:
-                continue  # Gemma's norms behind attention and MLP
-            value[3::40] = 50.0
-    save_file(stored, out / "model.safetensors", {"format": "pt"})
-    return out
-
-
 @pytest.mark.parametrize("fixture", ["tiny", "tiny_gemma"])
 def test_awq_loses_less_than_rounding_and_changes_nothing_else(
     fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    model = outliers(request.getfixturevalue(fixture), tmp_path / "model", one_plus=fixture == "tiny_gemma")
+    model = save_outliers(
+        request.getfixturevalue(fixture), tmp_path / "model", one_plus=fixture == "tiny_gemma"
+    )
     original = logits(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32))
     damage = {}
     for method in ("awq", "rtn"):
@@ -230,7 +217,6 @@ def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
     options: dict, group: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """192 = 3 · 64, as SmolLM2's 576 = 9 · 64, beside 256."""
-    from conftest import save_model
 
     folder = tmp_path / "model"
     folder.mkdir()
