@@ -12,6 +12,7 @@ import torch
 
 from ..errors import OnggiError
 from ..head import Dense, Sparse
+from ..models.checkpoint import finite
 from ..train.tokens import Batch, states_of
 
 # Of a batch that comes with a stored teacher: entries (sequences, length, k) and tails (sequences, length) of what
@@ -36,7 +37,7 @@ class Resident:
         """As `Signal` has it. Raises OnggiError where the teacher's states are no numbers."""
         with torch.no_grad():
             states = states_of(self._engine.model, batch, self._dtype)[:, :-1].flatten(0, 1)
-        if not all(map(torch.isfinite, states.aminmax())):
+        if not finite(states):
             raise OnggiError(
                 f"{self._engine.folder}: the teacher gives NaN or infinite states in this precision; "
                 "--precision fp32 mends it."

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import OnggiError, one_line
 from ..head import Head
-from ..models.checkpoint import Checkpoint
+from ..models.checkpoint import Checkpoint, finite
 from ..text.chat import TURN_ENDS, Template, template
 from ..text.tokens import Tokens, shared
 from . import generation, scoring
@@ -88,8 +88,7 @@ class Engine:
         ids = [self.tokens.prefix, *self.tokens.encode("onggi 옹기 ឱ")][:8]
         whole = self.model(torch.tensor([ids], device=self.device), use_cache=False).logits[0].float()
         for name, tensor in self.model.named_parameters():
-            # The extremes: isfinite over a whole embedding would take more memory than the embedding.
-            if tensor.is_floating_point() and not all(map(torch.isfinite, tensor.aminmax())):
+            if tensor.is_floating_point() and not finite(tensor):
                 raise OnggiError(f"{self.folder}: tensor {name} holds NaN or infinite values.")
         own = self.head.logits(self._run([ids])[0])
         if own.shape != whole.shape or not torch.allclose(own, whole, rtol=1e-3, atol=1e-3):
@@ -147,7 +146,7 @@ class Engine:
             # The last token predicts what comes after the text, which is not scored.
             sequences = [[self.tokens.prefix, *encoded[i]][:-1] for i in batch]
             for i, states in zip(batch, self._run(sequences), strict=True):
-                if not bool(torch.isfinite(states).all()):
+                if not finite(states):
                     raise OnggiError(f"{self.folder}: NaN or infinite states for {texts[i][:40]!r} …")
                 results[i] = (states.float().cpu(), torch.tensor(encoded[i]))
         return [results[i] for i in range(len(texts))]

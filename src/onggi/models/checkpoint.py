@@ -39,6 +39,11 @@ _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _COPY = 16 << 20  # bytes copied at a time
 
 
+def finite(tensor: Tensor) -> bool:
+    """Whether all numbers of a tensor are finite. Its extremes say so: `isfinite` takes as much memory again, and longer."""
+    return not tensor.numel() or all(map(torch.isfinite, tensor.aminmax()))
+
+
 @dataclass(frozen=True)
 class Entry:
     """Where a tensor lies: its file, first byte, and number of bytes."""
@@ -122,8 +127,7 @@ class Checkpoint:
         return self.entries[name]
 
     def _check(self, tensor: Tensor, name: str) -> None:
-        floats = tensor.is_floating_point() and tensor.itemsize > 1 and tensor.numel()
-        if floats and not all(map(torch.isfinite, tensor.aminmax())):
+        if tensor.is_floating_point() and tensor.itemsize > 1 and not finite(tensor):
             raise OnggiError(f"{self.folder}: tensor {name} holds NaN or infinite values.")
 
     def _read(self, entry: Entry, start: int, count: int, file: BinaryIO | None = None) -> Tensor:

@@ -82,7 +82,7 @@ def diagonals(
         found: dict[str, Pending] = {}
         for name, own in sums.items():
             means = (own / weighed.to(own.device)).cpu()
-            if not bool(torch.isfinite(means).all()):
+            if not checkpoints.finite(means):
                 raise OnggiError(f"{place}{name}: its inputs on the calibration text are not finite.")
             found[walk.names.one[f"{place}{name}.weight"]] = checkpoints.pending(means)
         # With the states that left the layer it is where a killed run goes on.

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import OnggiError
-from ..models.checkpoint import Checkpoint, Pending, copied, pending
+from ..models.checkpoint import Checkpoint, Pending, copied, finite, pending
 from ..models.decoder import Decoder, Shared, drop, fill, sharing
 from ..models.names import Names
 from ..progress import release_memory, say
@@ -468,7 +468,7 @@ class _LayerWork:
                 continue
             output = owner.drive(batch, self.forward(batch, first, mixtures))
             states = output[0] if isinstance(output, tuple) else output
-            if not all(map(torch.isfinite, states.aminmax())):
+            if not finite(states):
                 raise OnggiError(f"layer {self.index}: its outputs on the calibration text are not finite.")
             if not last or owner.watches(batch):
                 owner.states.save(self.index, batch, states, isinstance(output, tuple))

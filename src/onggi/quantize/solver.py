@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..errors import OnggiError
 from ..grids import Grid, Steps
+from ..models.checkpoint import finite
 
 # Columns whose corrections are gathered before they are applied to the rest in one product.
 _BLOCK = 128
@@ -58,7 +59,7 @@ def factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     JHJ = LLᵀ gives U = J L⁻¹ J. Where H is not positive definite in fp32 the damping is raised
     tenfold until it is. Raises OnggiError for moments that are not finite.
     """
-    if not all(map(torch.isfinite, moments.aminmax())):
+    if not finite(moments):
         raise OnggiError(_NOT_FINITE)
     mean = moments.diagonal().mean().clamp_min(1e-30)
     while damping <= _MOST_DAMPING:
@@ -89,7 +90,7 @@ def solve(
     """
     weight = weight.float()
     diagonal = moments.diagonal()
-    if not bool(torch.isfinite(diagonal).all()):
+    if not finite(diagonal):
         raise OnggiError(_NOT_FINITE)
     dead = diagonal <= 0
     if bool(dead.all()):
