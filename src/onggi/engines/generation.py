@@ -38,17 +38,16 @@ def choose(logits: Tensor, temperature: float, top_p: float, draw: torch.Generat
     scaled = logits / temperature
     if top_p >= 1:
         return int(torch.multinomial(scaled.double().softmax(-1), 1, generator=draw))
+    scaled = scaled - scaled.logsumexp(0)
     # To sort a large vocabulary takes longer than the model: nearly always those near the likeliest hold what is wanted.
-    near = (scaled > scaled.max() - _NEAR).nonzero().squeeze(1)
-    values, order = scaled[near].sort(descending=True)
-    chances = (values.double() - scaled.logsumexp(0).double()).exp()
-    if float(chances.sum()) < top_p:
-        near = torch.arange(len(scaled))
-        values, order = scaled.sort(descending=True)
-        chances = values.double().softmax(-1)
+    looked = (scaled > scaled.max() - _NEAR).nonzero().squeeze(1)
+    if float(scaled[looked].double().exp().sum()) < top_p:
+        looked = torch.arange(len(scaled))
+    values, order = scaled[looked].sort(descending=True)
+    chances = values.double().exp()
     # The likeliest token stays whatever top_p is: nothing stands before it.
     kept = chances.masked_fill(chances.cumsum(-1) - chances >= top_p, 0.0)
-    return int(near[order[torch.multinomial(kept, 1, generator=draw)]])
+    return int(looked[order[torch.multinomial(kept, 1, generator=draw)]])
 
 
 def prompt_ids(prompt: Prompt, tokens: Tokens, template: Template | None) -> list[int]:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from .. import ledger
 from ..engines.protocol import Generates, Sampling
@@ -47,71 +47,78 @@ def write(
     rows = _read(file)
     with ledger.writing(file) as aside:
         aside.write_text("".join(map(_line, rows.values())), encoding="utf-8")
-    each = {language: _Share(language, own, tokens[language], count) for language, own in starts.items()}
-    while wanted := {
-        key: (share.language, text) for share in each.values() for key, text in share.asked().items()
-    }:
-        kept = dict.fromkeys(each, 0)  # tokens of this round, as it is told of them
-
-        def tell(row: Mapping[str, Any], kept: dict[str, int] = kept) -> None:
-            share = each[row["lang"]]
-            if not row["left_out"]:
-                size = min(count(row["text"]), share.wanted - share.have - kept[share.language])
-                kept[share.language] += size
-                step(size)
-
-        for key in wanted.keys() & rows.keys():
-            tell(rows[key])
+    shares = {tag: _Share(tag, own, tokens[tag]) for tag, own in starts.items()}
+    while wanted := {key: (tag, text) for tag, share in shares.items() for key, text in share.ask().items()}:
         with file.open("a", encoding="utf-8") as out:
-            for row in _continued(engine, {k: own for k, own in wanted.items() if k not in rows}, seed):
-                out.write(_line(row))
-                out.flush()
-                rows[row["_id"]] = row
-                tell(row)
-        for share in each.values():
-            share.take(rows)
-    return {language: share.found for language, share in each.items()}
+            for row in _rows(engine, wanted, rows, seed, out):
+                if not row["left_out"]:
+                    step(shares[row["lang"]].came(row["_id"], count(row["text"])))
+        for share in shares.values():
+            share.take()
+    return {tag: {key: rows[key]["text"] for key in share.found} for tag, share in shares.items()}
+
+
+def _rows(
+    engine: Generates,
+    wanted: Mapping[str, tuple[str, str]],
+    rows: dict[str, dict[str, Any]],
+    seed: int,
+    out: TextIO,
+) -> Iterator[dict[str, Any]]:
+    """Those of the `wanted` that are among `rows`, then the others as they are written; into `rows` and `out` too."""
+    yield from [rows[key] for key in wanted if key in rows]
+    for row in _continued(engine, {key: own for key, own in wanted.items() if key not in rows}, seed):
+        out.write(_line(row))
+        out.flush()
+        rows[row["_id"]] = row
+        yield row
 
 
 @dataclass
 class _Share:
-    """One language's part of it: tokens wanted and had; starts tried, counted on past the last one, and those of them that
-    brought something; keys of those asked for.
+    """One language's part of it. wanted: tokens. tried: of its starts, counted on past the last one. found: keys of the texts
+    that serve, until there is enough, and have: their tokens. kept: all that serve. asked, sizes: keys of this round, and tokens
+    of those of them that serve.
     """
 
     language: str
     starts: Sequence[str]
     wanted: int
-    count: Callable[[str], int]
     have: int = 0
     tried: int = 0
     kept: int = 0
-    pending: list[str] = field(default_factory=list)
-    found: dict[str, str] = field(default_factory=dict)
+    found: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
-    def asked(self) -> dict[str, str]:
-        """key → start, of as many as it takes by what came so far; none once there is enough, or where too few bring anything."""
+    def ask(self) -> dict[str, str]:
+        """key → start, as many as it takes by what came so far; none once there is enough, or where too few bring anything."""
         few = self.tried >= len(self.starts) and self.kept < _YIELD * self.tried
         if few or self.have >= self.wanted:
             return {}
-        each = self.have / self.kept if self.kept else _LENGTH
+        each = self.have / len(self.found) if self.found else _LENGTH
         share = max(self.kept / self.tried, _YIELD) if self.tried else 1.0
         count = min(math.ceil((self.wanted - self.have) / (each * share)), len(self.starts))
         turns = [divmod(number, len(self.starts)) for number in range(self.tried, self.tried + count)]
         asked = {f"{self.language}-{turn}-{n}": self.starts[n] for turn, n in turns}
-        self.pending = list(asked)
+        self.asked, self.sizes = list(asked), {}
         return asked
 
-    def take(self, rows: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep what serves of the rows that were asked for, until there is enough."""
-        for key in self.pending:
-            if not rows[key]["left_out"]:
-                self.kept += 1
-                if self.have < self.wanted:
-                    self.found[key] = rows[key]["text"]
-                    self.have += self.count(rows[key]["text"])
-        self.tried += len(self.pending)
-        self.pending = []
+    def came(self, key: str, size: int) -> int:
+        """A text that serves, of so many tokens; returns how many of these lacked."""
+        lacking = max(self.wanted - self.have - sum(self.sizes.values()), 0)
+        self.sizes[key] = size
+        return min(size, lacking)
+
+    def take(self) -> None:
+        """Keep of this round, in the order of the starts whatever came first, until there is enough."""
+        for key in (key for key in self.asked if key in self.sizes):
+            self.kept += 1
+            if self.have < self.wanted:
+                self.found.append(key)
+                self.have += self.sizes[key]
+        self.tried += len(self.asked)
+        self.asked = []
 
 
 def why_not(continuation: str, language: str, finish: str | None = None) -> str:

@@ -17,12 +17,12 @@ from .base import Stage, options
 
 _SERVICES = ("tensorboard", "wandb", "trackio", "mlflow")
 # Tokens in one pass of a device, on a CPU and on a GPU.
-AT_ONCE, AT_ONCE_GPU = 4096, 32768
+_AT_ONCE, _AT_ONCE_GPU = 4096, 32768
 
 
-def sequences_at_once(given: int | None, length: int, device: Any, on_cpu: int = AT_ONCE) -> int:
+def sequences_at_once(given: int | None, length: int, device: Any, on_cpu: int = _AT_ONCE) -> int:
     """Sequences of `length` in one pass of a device. given: as many as were asked for. on_cpu: tokens in one of a CPU."""
-    return given or max((on_cpu if device.type == "cpu" else AT_ONCE_GPU) // length, 1)
+    return given or max((on_cpu if device.type == "cpu" else _AT_ONCE_GPU) // length, 1)
 
 
 def named_services(wanted: Sequence[str] | None) -> None:
