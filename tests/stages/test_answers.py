@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 
+from onggi import ledger
 from onggi.errors import OnggiError
 from onggi.languages import Languages
-from onggi.stages import VERBS, AnswersConfig, answers
+from onggi.stages import VERBS, AnswersConfig, FinetuneConfig, answers, finetune_data
+from onggi.stages.base import Names
 from onggi.text import prompts as asked
 
 ROWS = [
@@ -185,6 +187,12 @@ def test_several_answers_the_best_and_pairs(teacher: Teacher, prompts: str, tmp_
     assert found["el-1"]["prompt"] == ROWS[2]["prompt"] and found["el-1"]["lang"] == "el"
     seeds = {call["seed"] for call in teacher.calls if call.get("temperature") == 0.8}
     assert seeds == {0, 1, 2}
+    # The folder is data for a fine-tuning: its answers, or its pairs.
+    folder = str(made.path)
+    taught = finetune_data.read(FinetuneConfig("m", Names(folder), languages=Languages("ko")))
+    assert {row.lang for row in taught.train} == {"ko"} and not taught.faults
+    for objective, file in (("sft", "answers.jsonl"), ("dpo", "pairs.jsonl")):
+        assert finetune_data.fingerprint(folder, objective) == ledger.sha256(made.path / file)
 
 
 def test_new_prompts_are_asked_for_and_answered(teacher: Teacher, prompts: str, tmp_path: Path) -> None:
@@ -207,6 +215,8 @@ def test_new_prompts_are_asked_for_and_answered(teacher: Teacher, prompts: str, 
 
     teacher.say = grows
     made = answers(AnswersConfig(teacher.source, prompts, grow=3), tmp_path / "out")
+    with pytest.raises(OnggiError, match="has no pairs, which --objective dpo learns from; `onggi answers --samples 4`"):
+        finetune_data.fingerprint(str(made.path), "dpo")
     assert made.record["grown"] == {"ko": 1, "el": 1, "en": 1}  # the same three times is one
     [new] = [row for row in read(made.path, "prompts.jsonl") if row["lang"] == "ko"]
     assert new["_id"] == "ko-new-1" and "김장" in new["prompt"]

@@ -38,7 +38,8 @@ class FinetuneConfig:
     data: Names
     """Dialogues, one source or several (a.jsonl,b.parquet): .jsonl, .parquet or a hub's data set, with rows of `messages`,
     `prompt` and `chosen` and `rejected`, `prompt` and `completion`, Alpaca's or ShareGPT's, each with its `lang` where
-    it has one; seed, those that ship; cldr or cldr:ROWS, made from facts of CLDR, so many in each language."""
+    it has one; a folder that `onggi answers` made; seed, those that ship; cldr or cldr:ROWS, made from facts of CLDR, so
+    many in each language."""
     method: Literal["lora", "dora", "full", "qlora"] = "lora"
     """What is trained: low-rank adapters; the same with magnitudes of their own; all weights; adapters over weights of
     4 bits (on a GPU)."""
@@ -182,7 +183,7 @@ def inputs(config: FinetuneConfig) -> dict[str, Any]:
 
     return {
         "model": references.fingerprint(config.model),
-        "data": [data.fingerprint(source) for source in config.data],
+        "data": [data.fingerprint(source, config.objective) for source in config.data],
         "replay_text": text.fingerprint(config.replay_text, config.replay_languages),
     }
 

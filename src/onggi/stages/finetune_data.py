@@ -14,6 +14,7 @@ from .. import ledger
 from ..errors import OnggiError
 from ..languages import Languages
 from ..progress import say
+from .answers import ANSWERS, PAIRS
 from .base import no_probe
 
 if TYPE_CHECKING:
@@ -45,14 +46,28 @@ class Data:
         return tuple(dict.fromkeys(dialogue.lang for dialogue in self.train))
 
 
-def fingerprint(source: str) -> str:
+def fingerprint(source: str, objective: str) -> str:
     """Of one source of --data."""
     from ..evaluate.tasks import dialogues as facts
     from ..text import dialogues
 
     if source.split(":")[0] == CLDR:
         return facts.fingerprint()
-    return dialogues.fingerprint(source)
+    return dialogues.fingerprint(_rows_of(source, objective))
+
+
+def _rows_of(source: str, objective: str) -> str:
+    """Where the rows of a source are: in a folder of `onggi answers` its answers, or its pairs for preferences."""
+    folder = Path(source)
+    made = ledger.artifact(folder) if folder.is_dir() else None
+    if made is None or made.record["verb"] != "answers":
+        return source
+    file = folder / (ANSWERS if objective == "sft" else PAIRS)
+    if not file.is_file():
+        raise OnggiError(
+            f"data: {source}: has no pairs, which --objective {objective} learns from; `onggi answers --samples 4` makes some."
+        )
+    return str(file)
 
 
 def _rows(config: FinetuneConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -66,7 +81,7 @@ def _rows(config: FinetuneConfig) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 raise OnggiError(f"data: {source}: is cldr, or cldr:ROWS as in cldr:60.")
             yield from facts.rows(config.languages, int(count or facts.ROWS), config.seed)
         else:
-            yield from dialogues.records(source)
+            yield from dialogues.records(_rows_of(source, config.objective))
 
 
 def read(config: FinetuneConfig) -> Data:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import OnggiError
 from ..progress import duration
 from .base import Plan, multiplied_in
+from .training import sequences_at_once
 
 if TYPE_CHECKING:
     from .finetune import FinetuneConfig
@@ -18,6 +19,7 @@ AT_ONCE = 2048
 
 def plan(config: FinetuneConfig) -> Plan:
     """About the tokens, memory and disk, where the model is at hand."""
+    from ..engines.transformers import default_device
     from ..models import references
 
     tokens = config.steps * config.batch_tokens if config.steps else None
@@ -27,8 +29,9 @@ def plan(config: FinetuneConfig) -> Plan:
     parameters = size.bytes // 4
     trained = parameters if config.method == "full" else parameters // 50
     length = config.length or 512
-    chunk = min(AT_ONCE, 192) * size.vocabulary * 10
-    memory = 900_000_000 + 4 * parameters + 12 * trained + chunk + AT_ONCE * size.hidden * 1600 + 4 * length
+    passed = sequences_at_once(config.at_once, length, default_device(), AT_ONCE) * length
+    chunk = min(passed, 192) * size.vocabulary * 10
+    memory = 900_000_000 + 4 * parameters + 12 * trained + chunk + passed * size.hidden * 1600 + 4 * length
     # Two checkpoints with moments and a third while it is written; as many of the weights that may be kept.
     return Plan(tokens, memory, 2 * parameters + 3 * (12 + 4) * trained)
 
@@ -82,7 +85,7 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
         trained_rows = None
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())
-    count = max(min(AT_ONCE, size * length) // length, 1)
+    count = min(sequences_at_once(config.at_once, length, device, AT_ONCE), size)
     ids = torch.randint(0, known.get_text_config().vocab_size, (count, length), device=device)
     positions = torch.arange(length, device=device).expand(count, -1)
     learnt = sum(sum(taught.learnt) for own in fit.values() for taught in own)
@@ -98,7 +101,7 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
         else max(round((config.epochs or 3) * once / (1 - config.replay) / size), 1)
     )
     of = sums.shape(known.to_dict(), total)
-    memory = sums.memory(of, min(count, size) * length, config.checkpointing, torch.float32) - 12 * (
+    memory = sums.memory(of, count * length, config.checkpointing, torch.float32) - 12 * (
         total - trained
     )
     return {

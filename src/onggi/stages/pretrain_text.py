@@ -123,6 +123,8 @@ def _plain_material(config: PretrainConfig, engine: Any) -> Material:
             "raise --steps or --batch_tokens."
         )
 
+    known: set[str] = set()  # with --minutes text is drawn again and again, each time more of it
+
     def drawn(steps: int) -> Batches:
         each = -(-steps * size // len(training))
         found = draw(
@@ -134,7 +136,9 @@ def _plain_material(config: PretrainConfig, engine: Any) -> Material:
             length=length,
         )
         for language in found.short:
-            say(f"The text in {tags.name(language)} is gone over more than once.")
+            if language not in known:
+                say(f"The text in {tags.name(language)} is gone over more than once.")
+        known.update(found.short)
         return batches(found.runs, engine.tokens.prefix, steps, size, config.seed)
 
     own = _validation(config, list(training)) or {

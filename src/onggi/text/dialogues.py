@@ -198,8 +198,8 @@ def _check_hub(source: str) -> None:
 
     if Path(source).is_dir() or not rows.is_hub(source):
         raise OnggiError(
-            f"data: {source}: there is no such file; dialogues are a .jsonl or .parquet file, a hub's data set "
-            f"(OWNER/NAME), or {SEED}, those that ship."
+            f"data: {source}: there is no such file; dialogues are a .jsonl or .parquet file, a folder that "
+            f"`onggi answers` made, a hub's data set (OWNER/NAME), or {SEED}, those that ship."
         )
 
 
