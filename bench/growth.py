@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import process, record
+from parts import code, process, record
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT / "bench"
+HERE = Path(__file__).resolve().parent
 SOURCE, LANGUAGES = "debian:libreoffice-help", "en,ko,el,km"
 
 
@@ -47,8 +46,8 @@ def measure(work: Path, size: Size) -> dict[str, Any]:
     """Seconds and peak memory of `onggi quantize` for each number of layers."""
     work.mkdir(parents=True, exist_ok=True)
     kept, model, logs = work / "growth.json", work / "model", work / "logs"
-    code = b"".join(file.read_bytes() for file in sorted((ROOT / "src" / "onggi").rglob("*.py")))
-    key = hashlib.sha256(code + repr((size.hidden, size.mlp, size.tokens)).encode()).hexdigest()
+    own = code.digest(code.MAKES)
+    key = hashlib.sha256((own + repr((size.hidden, size.mlp, size.tokens))).encode()).hexdigest()
     found = json.loads(kept.read_text()) if kept.is_file() else {}
     runs: dict[str, Any] = found["runs"] if found.get("key") == key else {}
     machine = process.facts()

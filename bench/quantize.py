@@ -34,14 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import growth
-from parts import arithmetic, peers, process, quantize_goals, quantize_report, record
+from parts import arithmetic, code, peers, process, quantize_goals, quantize_report, record
 from parts.peers import PEERS
 
 from onggi import ledger
 from onggi.stages.quantize_text import TUNED
 
-ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT / "bench"
+HERE = Path(__file__).resolve().parent
 
 MODEL, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
 EIGHT = "en,de,ko,ja,zh-Hans,el,km,ru"
@@ -142,10 +141,9 @@ class Bench:
         if not (self.text / "stage.json").is_file():
             say("text to calibrate on")
             self.onggi("text", SOURCE, "--languages", EIGHT, "--out", str(self.text), log="text")
-        ours = ROOT / "src" / "onggi"
-        self.inputs = {
-            name: record.digest(path)
-            for name, path in (("code", ours), ("model", self.model), ("text", self.text))
+        self.inputs = {"code": code.digest(code.MAKES)}
+        self.inputs |= {
+            name: record.digest(path) for name, path in (("model", self.model), ("text", self.text))
         }
         for name, (languages, fairness) in CALIBRATIONS.items():
             given = {"model": self.model, "text": self.text, "languages": languages, "fairness": fairness}

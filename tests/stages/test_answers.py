@@ -215,7 +215,9 @@ def test_new_prompts_are_asked_for_and_answered(teacher: Teacher, prompts: str, 
 
     teacher.say = grows
     made = answers(AnswersConfig(teacher.source, prompts, grow=3), tmp_path / "out")
-    with pytest.raises(OnggiError, match="has no pairs, which --objective dpo learns from; `onggi answers --samples 4`"):
+    with pytest.raises(
+        OnggiError, match="has no pairs, which --objective dpo learns from; `onggi answers --samples 4`"
+    ):
         finetune_data.fingerprint(str(made.path), "dpo")
     assert made.record["grown"] == {"ko": 1, "el": 1, "en": 1}  # the same three times is one
     [new] = [row for row in read(made.path, "prompts.jsonl") if row["lang"] == "ko"]

@@ -101,9 +101,7 @@ def outlook(config: FinetuneConfig) -> dict[str, Any]:
         else max(round((config.epochs or 3) * once / (1 - config.replay) / size), 1)
     )
     of = sums.shape(known.to_dict(), total)
-    memory = sums.memory(of, count * length, config.checkpointing, torch.float32) - 12 * (
-        total - trained
-    )
+    memory = sums.memory(of, count * length, config.checkpointing, torch.float32) - 12 * (total - trained)
     return {
         "parameters": total,
         "trained": trained,
