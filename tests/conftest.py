@@ -132,24 +132,24 @@ def save_fallback_tokenizer(folder: Path) -> Path:
 
 
 def save_model(folder: Path, kind: str, vocabulary: int = 1024, **options: Any) -> Path:
-    """A random decoder of a few layers in bf16, 128 wide, with its tokenizer, in HF layout."""
+    """A random decoder of a few layers in bf16, 128 wide, with its tokenizer, in HF layout. options: of its config."""
     import torch
     import transformers
 
-    config = getattr(transformers, f"{kind}Config")(
-        vocab_size=save_tokenizer(folder, vocabulary),
-        hidden_size=128,
-        intermediate_size=256,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=None,
+    given: dict[str, Any] = {
+        "vocab_size": save_tokenizer(folder, vocabulary),
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": None,
         # Wide enough that the next-token distributions are not flat.
-        initializer_range=0.1,
-        **options,
-    )
+        "initializer_range": 0.1,
+    }
+    config = getattr(transformers, f"{kind}Config")(**given | options)
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     model.to(torch.bfloat16).save_pretrained(folder)

@@ -86,7 +86,6 @@ def test_asking_is_no_mistake(words: list[str], capsys: pytest.CaptureFixture[st
         ("text probe --languages no --out {out}", "probe: has no text in no; it has en, de, es"),
         ("text probee --languages en --out {out}", "probee: no such text. A source is"),
         ("text debian:libreofice-help --languages en --out {out}", "Did you mean 'libreoffice-help'?"),
-        ("quantize m --out {out}", "text: gptq needs calibration text (--text "),
         ("quantize m --text probe --out {out}", "text: the probe is for measuring and never for calibration"),
         (
             "quantize m --text starter --tokens many --out {out}",

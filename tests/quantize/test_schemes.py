@@ -220,18 +220,7 @@ def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
 
     folder = tmp_path / "model"
     folder.mkdir()
-    save_model(folder, "Llama", num_hidden_layers=1, tie_word_embeddings=False)
-    odd = json.loads((folder / "config.json").read_text()) | {"intermediate_size": 192}
-    (folder / "config.json").write_text(json.dumps(odd))
-    stored = tensors(folder)
-    for name in list(stored):
-        if "gate_proj" in name or "up_proj" in name:
-            stored[name] = stored[name][:192].contiguous()
-        if "down_proj" in name:
-            stored[name] = stored[name][:, :192].contiguous()
-    from safetensors.torch import save_file
-
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
+    save_model(folder, "Llama", num_hidden_layers=1, intermediate_size=192, tie_word_embeddings=False)
     made = quantize(config(folder, method="rtn", **options), tmp_path / "made")
     assert "not a multiple of 128" in capsys.readouterr().err
     layers = json.loads((made.path / "onggi.json").read_text())["layers"]
@@ -242,15 +231,38 @@ def test_layouts_with_one_group_for_all_take_the_one_that_fits_all(
         assert json.loads((made.path / "quantize_config.json").read_text())["group_size"] == group
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "rtn", "scheme": "w4a16-g128-asym"}])
+def test_rows_that_no_group_divides_stay_as_they_are_and_are_named(
+    options: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, "Llama", num_hidden_layers=2, intermediate_size=200, tie_word_embeddings=False)
+    made = quantize(config(folder, **options), tmp_path / "made")
+    said = capsys.readouterr().err
+    assert "mlp.down_proj stays as it is in 2 layers (its 200 columns are no multiple of 32" in said
+    original = tensors(folder)
+    loaded = AutoModelForCausalLM.from_pretrained(made.path)
+    for name, value in tensors(made.path).items():
+        if "down_proj" in name:
+            assert name.endswith(".weight") and torch.equal(value, original[name])
+    names = {layer["name"] for layer in json.loads((made.path / "onggi.json").read_text())["layers"]}
+    assert len(names) == 2 * 6 and not any("down_proj" in name for name in names)
+    before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert 0 < drift(logits(before), logits(loaded)) < 0.3
+    with pytest.raises(OnggiError, match=r"layers\.0\.mlp\.down_proj has 200 columns, which no group divides"):
+        quantize(config(folder, method="rtn", format="gptq"), tmp_path / "gptq")
+
+
 @pytest.mark.parametrize("name", ["nf4", "int8"])
 def test_bitsandbytes_makes_what_transformers_loads(
     name: str, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
         with pytest.raises(OnggiError, match="bitsandbytes"):
-            quantize(config(tiny, scheme=name, text=None), tmp_path / "made")
+            quantize(config(tiny, scheme=name, text="starter"), tmp_path / "made")
         return
-    made = quantize(config(tiny, scheme=name, text=None), tmp_path / "made")
+    made = quantize(config(tiny, scheme=name, text="starter"), tmp_path / "made")
     original = logits(AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32))
     loaded = AutoModelForCausalLM.from_pretrained(made.path, dtype=torch.float32)
     kinds = {type(module).__name__ for module in loaded.modules()}
@@ -271,8 +283,6 @@ def test_bitsandbytes_makes_what_transformers_loads(
     [
         ({"scheme": "w8a8", "method": "awq"}, "w8a8-smooth"),
         ({"scheme": "nf4", "method": "awq"}, "bitsandbytes"),
-        ({"scheme": "w8a8-smooth", "method": "rtn", "text": None}, "w8a8-smooth needs calibration text"),
-        ({"method": "awq", "text": None}, "awq needs calibration text"),
         ({"embedding": "w8"}, "goes with --scheme w8a16"),
         ({"embedding": "w4-g32", "scheme": "w4a16-g32", "format": "gptq"}, "GGUF"),
         ({"scheme": "w3a16-g128", "format": "gptq"}, "does not hold w3a16-g128"),

@@ -112,7 +112,7 @@ def test_error_feedback_moves_the_outputs_less_than_rounding(
     layers = json.loads((made.path / "onggi.json").read_text())["layers"]
     assert all(layer["error"] <= layer["rounding_error"] for layer in layers)
     assert sum(layer["error"] for layer in layers) < 0.7 * sum(layer["rounding_error"] for layer in layers)
-    rounded = quantize(config(tiny, method="rtn", text=None), tmp_path / "rtn")
+    rounded = quantize(config(tiny, method="rtn", text="starter"), tmp_path / "rtn")
     reference = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
     passages = text.load("probe", LANGUAGES).common(LANGUAGES, 4)
     tokens = Tokens(tiny)
@@ -232,12 +232,12 @@ def test_options_that_rounding_does_not_look_at_are_named(
     said = capsys.readouterr()
     words = "--text, --languages, --tokens, --seed: not used, since rtn rounds w4a16-g128 without any text."
     assert words in said.out + said.err
-    quantize(config(tiny, method="rtn", text=None, languages=None, tokens=None), tmp_path / "plain")
+    quantize(config(tiny, method="rtn", text="starter", languages=None, tokens=None), tmp_path / "plain")
     again = capsys.readouterr()
     assert "not used" not in again.out + again.err
 
 
 def test_an_artifact_is_not_quantised_again(tiny: Path, tmp_path: Path) -> None:
-    made = quantize(config(tiny, method="rtn", text=None), tmp_path / "w4")
+    made = quantize(config(tiny, method="rtn", text="starter"), tmp_path / "w4")
     with pytest.raises(OnggiError, match="quantised already"):
         quantize(config(made.path), tmp_path / "again")

@@ -213,6 +213,8 @@ def test_the_table_of_damage() -> None:
     ]
     assert damage[5:] == [
         ["worst", "", "2.98 (km)", "0.68 (km)"],
+        ["worst of those calibrated on", "", "–", "0.40 (en)"],
+        ["worst of the others*", "", "–", "0.68 (km)"],
         ["mean, Latin script", "", "0.37", "0.40"],
         ["mean, other scripts", "", "1.71", "0.50"],
         ["mean, all", "", "1.37", "0.47"],
@@ -286,6 +288,43 @@ def test_from_folders_to_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[st
         report_stage(ReportConfig([str(out)]), tmp_path / "other")
     with pytest.raises(OnggiError, match="name at least one folder"):
         report_stage(ReportConfig([]), tmp_path / "other")
+
+
+def test_what_was_done_beside_rounding_is_told_with_what_it_bought(tmp_path: Path) -> None:
+    made = {"made_by": "onggi quantize", "method": "gptq", "fairness": "balanced", "precision": "bf16"}
+    made |= {"calibration": {"text": "starter", "tokens": {"en": 50, "ko": 50, "km": 50}}}
+    price = {"worst": {"worst": 0.5, "mean": 0.31}, "mean": {"worst": 0.62, "mean": 0.29}}
+    bits = {"bits_per_weight": 3.5991, "objective": "worst", "price": price}
+    damage = {"before": {"en": 0.2, "ko": 0.41, "km": 0.5}, "after": {"en": 0.21, "ko": 0.33, "km": 0.3}}
+    mixed = model(BALANCED, **made, scheme="mixed", bits=bits) | {"source": str(tmp_path / "mixed")}
+    units = [
+        {"layer": layer, "names": ["q_proj", "k_proj"], "bits": {"w3a16-g128": 3.1, "w8a16": 8.0}}
+        | {"damage": {choice: {"en": 0.1, "ko": 0.3, "km": 0.5} for choice in ("w3a16-g128", "w8a16")}}
+        for layer in range(2)
+    ]
+    (tmp_path / "mixed").mkdir()
+    matrix = {"units": units, "chosen": ["w3a16-g128", "w8a16"], "nats": {}, "damage": "kl"}
+    ledger.write_json(tmp_path / "mixed" / "sensitivity.json", matrix)
+    variants = {
+        "mixed": mixed,
+        "best": model(BALANCED, **made, scheme="w4a16-g128", healed={"damage": damage}),
+        "all": model(BALANCED, **made, scheme="w8a16", embedding="w8"),
+    }
+    given = evaluation(tmp_path / "scores", scores(variants))
+    for language, words in {
+        "en": [
+            "3.60 bits a weight, chosen for the worst language (held-out text beforehand: worst 0.500, mean 0.310; chosen "
+            "for the mean 0.620 and 0.290)",
+            "tuned end to end (worst language of held-out text 0.500 → 0.330)",
+            "embedding and output head rounded too (w8)",
+        ],
+        "ko": ["가중치당 3.60비트", "0.500 → 0.330", "임베딩과 출력층도 반올림(w8)"],
+    }.items():
+        out = report_stage(ReportConfig([given], language), tmp_path / f"report-{language}").path
+        page = (out / "report.md").read_text(encoding="utf-8")
+        assert all(word in page for word in words)
+        drawn = (out / "report.html").read_text(encoding="utf-8")
+        assert "share of each layer in what w3a16-g128 costs" in drawn and "bits chosen" in drawn
 
 
 # ── where the reference's weights lay ──────────────────────────────────────────────────────────

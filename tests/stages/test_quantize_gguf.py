@@ -83,9 +83,9 @@ def test_error_feedback_beats_rounding_and_small_types_lose_more(tiny_gemma: Pat
     found = {}
     for name, options in {
         "fed": {"format": "gguf:IQ4_NL"},
-        "rounded": {"format": "gguf:IQ4_NL", "method": "rtn", "text": None, "languages": None},
-        "eight": {"format": "gguf:Q8_0", "method": "rtn", "text": None, "languages": None},
-        "plain": {"format": "gguf:BF16", "text": None, "languages": None},
+        "rounded": {"format": "gguf:IQ4_NL", "method": "rtn", "text": "starter", "languages": None},
+        "eight": {"format": "gguf:Q8_0", "method": "rtn", "text": "starter", "languages": None},
+        "plain": {"format": "gguf:BF16", "text": "starter", "languages": None},
     }.items():
         quantize(config(tiny_gemma, **options), tmp_path / name)
         found[name] = loss(tiny_gemma, tmp_path / name)
@@ -197,7 +197,7 @@ def test_a_file_says_under_what_terms_it_may_be_passed_on(tiny_gemma: Path, tmp_
     model = tmp_path / "옹기"
     shutil.copytree(tiny_gemma, model)
     ledger.write_json(model / "onggi.json", {"licence": "gemma", "base": {"name": "gemma3-270m"}})
-    plain = {"format": "gguf:Q8_0", "method": "rtn", "text": None, "languages": None}
+    plain = {"format": "gguf:Q8_0", "method": "rtn", "text": "starter", "languages": None}
     quantize(config(model, **plain), tmp_path / "made")
     fields = gguf.GGUFReader(tmp_path / "made" / "model.gguf").fields
     said = {key: field.contents() for key, field in fields.items()}

@@ -42,6 +42,10 @@ class BlockScheme(Scheme):
 
     vllm: bool = False
 
+    def fits(self, columns: int) -> bool:
+        """Always: another type takes its place."""
+        return True
+
     def for_columns(self, columns: int) -> BlockScheme:
         """This, or what takes its place in rows of so many columns."""
         name = fitting(self.name, columns)

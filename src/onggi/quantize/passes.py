@@ -668,20 +668,20 @@ class _Hooks:
 
 
 def chosen(decoder: Decoder, names: Names, choose: Choose, index: int) -> dict[str, Scheme]:
-    """The tensors of one layer that are to be quantised, each with its scheme.
+    """The tensors of one layer that are to be quantised, each with its scheme; not those whose rows it does not fit.
 
     Raises OnggiError for a scheme that experts cannot be computed in.
     """
     place = f"{decoder.layer_name(index)}."
     found: dict[str, Scheme] = {}
-    for name in decoder.linears(index):
+    for name, module in decoder.linears(index).items():
         source = names.one.get(f"{place}{name}.weight", f"{place}{name}.weight")
         scheme = choose(source.removesuffix(".weight"))
-        if scheme:
+        if scheme and scheme.fits(module.in_features):
             found[source] = scheme
-    for name, module in decoder.experts(index).items():
+    for name, mixture in decoder.experts(index).items():
         # transformers unpacks all experts by one scheme, so their groups are as the narrowest allows.
-        widths = sorted({int(parameter.shape[2]) for parameter in module.parameters()})
+        widths = sorted({int(parameter.shape[2]) for parameter in mixture.parameters()})
         for leaf in ("gate_up_proj", "down_proj"):
             for source in (t for part in names.fused.get(f"{place}{name}.{leaf}", []) for t in part):
                 scheme = choose(source.removesuffix(".weight"))
@@ -693,8 +693,11 @@ def chosen(decoder: Decoder, names: Names, choose: Choose, index: int) -> dict[s
                         "computes them fused, with activations as they are and without zero points; choose a "
                         "symmetric scheme of weights alone (w4a16-g128, w8a16)."
                     )
-                for width in widths:
-                    scheme = scheme.for_columns(width)
+                try:
+                    for width in widths:
+                        scheme = scheme.for_columns(width)
+                except OnggiError as error:
+                    raise OnggiError(f"{source}: {error}") from error
                 found[source] = scheme
     return found
 

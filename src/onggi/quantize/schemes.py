@@ -46,9 +46,13 @@ class Scheme:
             return self.grid.bits_per_weight
         return 8.0 if self.name == "int8" else 4.5  # bitsandbytes: blocks of 64 with a scale in fp32
 
+    def fits(self, columns: int) -> bool:
+        """Whether rows of so many columns can be cut into groups."""
+        return self.group is None or columns % _GROUPS[-1] == 0
+
     def for_columns(self, columns: int) -> Scheme:
         """This scheme, or the same with the next smaller group that divides `columns` (SmolLM2 has
-        576 = 9 · 64). Raises OnggiError where none does.
+        576 = 9 · 64). Raises OnggiError where none `fits`.
         """
         group = self.group
         if group is None or columns % group == 0:

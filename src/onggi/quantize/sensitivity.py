@@ -139,7 +139,10 @@ class _Trials:
             stacked = torch.cat(originals)
             bits: dict[str, float] = {}
             for choice in choices:
-                own = choice.for_columns(stacked.shape[1])
+                try:
+                    own = choice.for_columns(stacked.shape[1])
+                except OnggiError as error:
+                    raise OnggiError(f"{place}{names[0]}: {error}") from error
                 assert own.grid
                 bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
                 # Two choices may be the same in rows of this width: tried once.

@@ -33,13 +33,24 @@ StoreWeight = Callable[[str, Scheme, Tensor], dict[str, Pending]]
 _ROWS = 8192  # of an embedding rounded at a time
 
 
+def unfit(scheme: Scheme, decoder: Decoder) -> dict[str, int]:
+    """Linear modules of the layers whose rows `scheme` does not fit → the columns of these."""
+    return {
+        f"{decoder.layer_name(index)}.{name}": module.in_features
+        for index in range(len(decoder.layers))
+        for name, module in decoder.linears(index).items()
+        if not scheme.fits(module.in_features)
+    }
+
+
 def uniform(scheme: Scheme, decoder: Decoder) -> Scheme:
-    """`scheme` with the one group that all linear modules and the embedding can have: some layouts say one
-    for the whole model. Raises OnggiError where there is none.
+    """`scheme` with the one group that all linear modules which it fits and the embedding can have: some layouts say
+    one for the whole model. Raises OnggiError where there is none.
     """
     widths = {
         module.in_features for i in range(len(decoder.layers)) for module in decoder.linears(i).values()
     }
+    widths = {width for width in widths if scheme.fits(width)}
     widths.add(decoder.embedding.get_parameter("weight").shape[1])
     for width in sorted(widths):
         scheme = scheme.for_columns(width)

@@ -8,11 +8,13 @@ from typing import Any
 from .. import languages as tags
 from ..phrases import Phrases
 from . import choice, compare, figures, grades, items, people, prices, safety, scripts
-from .blocks import Block, Code, Figure, Heading, Items, Paragraph, Table, code, isolated, named, plain
+from .blocks import Block, Code, Figure, Heading, Items, Panel, Paragraph, Table, code, isolated, named, plain
+from .heatmap import heatmap
 from .pages import Row, pages
 from .wording import (
     Scores,
     by_damage,
+    calibrated,
     called,
     cell,
     digits,
@@ -35,10 +37,12 @@ def section(
     answers: Sequence[Row] = (),
     studies: Sequence[people.Results] = (),
     focus: str | None = None,
+    matrices: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Block]:
     """One evaluation: its `scores.json`, the record of the stage that made it, the command that makes the
     page from it, the first rows of its `answers.jsonl`, and what people said in `studies` of its models. focus:
-    a language that the page is about, which comes first.
+    a language that the page is about, which comes first. matrices: variant → the `sensitivity.json` that its bits were
+    chosen by.
     """
     blocks: list[Block] = []
     if focus and focus in choice.languages(scores):
@@ -62,7 +66,14 @@ def section(
     ):
         blocks += part(scores, say)
     blocks += pages(scores, answers, say)
-    return [*blocks, *_grid(scores, say), *_made(scores, record, again, say)]
+    maps = [_matrix(name, matrix, say) for name, matrix in (matrices or {}).items()]
+    return [*blocks, *maps, *_grid(scores, say), *_made(scores, record, again, say)]
+
+
+def _matrix(name: str, matrix: Mapping[str, Any], say: Phrases) -> Figure:
+    """Which layers carry which languages, and the bits that they got."""
+    title = say("made.matrix", name=plain(name))
+    return Figure([Panel(heatmap(matrix), title, title)], say("made.matrix_about"))
 
 
 def _measured(scores: Scores, say: Phrases) -> str:
@@ -108,6 +119,8 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
             ]
             summary.append([say(key), "", *means])
     starred = any(uncalibrated(scores, name, tag) for name in names for tag in order)
+    if starred:
+        summary[1:1] = _apart(scores, names, order, say)
     panels = figures.damage(scores, say)
     caption = ["caption", *(["hollow"] if starred else []), *(["scale"] if len(panels) > 1 else [])]
     header = [say("damage.language"), say("damage.script"), *map(plain, names)]
@@ -138,6 +151,24 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
             {2 + i: marks[name] for i, name in enumerate(names)},
         ),
     ]
+
+
+def _apart(scores: Scores, names: Sequence[str], order: Sequence[str], say: Phrases) -> list[list[str]]:
+    """The worst of the languages that each variant was calibrated on, and of the others."""
+
+    def row(key: str, *, outside: bool) -> list[str]:
+        cells = []
+        for name in names:
+            own = [
+                tag
+                for tag in order
+                if calibrated(scores, name) and uncalibrated(scores, name, tag) == outside
+            ]
+            tag = max(own, key=lambda tag: float(kl(scores, name, tag)["value"])) if own else None
+            cells.append(f"{value(scores, name, tag)} ({tag})" if tag else "–")
+        return [say(key), "", *cells]
+
+    return [row("damage.worst_calibrated", outside=False), row("damage.worst_others", outside=True)]
 
 
 _TAIL = 0.25  # of the damage, carried by the worst tenth of the passages
@@ -295,7 +326,26 @@ def _variant(name: str, model: Mapping[str, Any], measured_on: str | None, say: 
     else:
         method = called("method", about["method"], say)
         what = say("made.quantised", scheme=about["scheme"], method=method)
-    return say("made.variant", name=named(name), what=what + flattered, source=source)
+    what = ", ".join([what + flattered, *_beyond(about, say)])
+    return say("made.variant", name=named(name), what=what, source=source)
+
+
+def _beyond(about: Mapping[str, Any], say: Phrases) -> list[str]:
+    """What was done beside the rounding, with what it bought or what the other choice would have cost."""
+    found = []
+    if about.get("embedding"):
+        found.append(say("made.embedding", scheme=about["embedding"]))
+    if bits := about.get("bits"):
+        price = {name: {key: f"{own:.3f}" for key, own in of.items()} for name, of in bits["price"].items()}
+        other = "mean" if bits["objective"] == "worst" else "worst"
+        chosen, left = price[bits["objective"]], price[other]
+        values = {"bits": f"{bits['bits_per_weight']:.2f}", "worst": chosen["worst"], "mean": chosen["mean"]}
+        values |= {"other_worst": left["worst"], "other_mean": left["mean"]}
+        found.append(say(f"made.bits_{bits['objective']}", **values))
+    if healed := about.get("healed"):
+        before, after = (max(healed["damage"][when].values()) for when in ("before", "after"))
+        found.append(say("made.tuned", before=f"{before:.3f}", after=f"{after:.3f}"))
+    return found
 
 
 def title(evaluations: Sequence[Scores]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,18 +84,13 @@ class Healed:
 
 def check_memory(folder: Path, tune: Tune, device: Any, mend: str, tokens: int = 1024) -> None:
     """Raises OnggiError where original and quantised model side by side would not fit in memory; see `memory`."""
-    import torch
-
+    from ..engines.transformers import memory_of
     from . import pretrain_plan
 
     of = pretrain_plan.shape_of(str(folder))
     if of is None:  # an architecture that names its sizes otherwise
         return
-    total = (
-        torch.cuda.mem_get_info(device)[1]
-        if device.type == "cuda"
-        else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    )
+    total = memory_of(device)
     wanted = memory(of, tune, tokens)
     if wanted > total:
         raise OnggiError(

@@ -119,10 +119,11 @@ class QuantizeConfig:
     damage: Literal["kl", "kl_per_passage", "relative"] = "kl"
     """What minimax and a budget even out: KL from the original in nats a token; nats for the same text (it must be parallel);
     or nats for each nat that the model needs for the text itself."""
-    text: str | None = None
+    text: str = "starter"
     """Calibration text: a source as `onggi text` takes, or a folder it made; or self: the model writes its own
-    from starts that ship in 55 languages, kept where it stays in the language. Not the probe, which is for
-    measuring. rtn needs none (but for w8a8-smooth)."""
+    from starts that ship in 55 languages, kept where it stays in the language. The default ships too, eight languages with
+    a little of each: text of your own domain and languages is better. Not the probe, which is for measuring. rtn needs
+    none (but for w8a8-smooth)."""
     self_share: float | None = None
     """Of the calibration tokens, the share that the model writes itself beside the text (default: 0; with
     --text self 1). Above 0, --languages may name some that the text lacks: all of theirs is the model's own."""
@@ -172,11 +173,6 @@ class QuantizeConfig:
             raise OnggiError(
                 f"method: awq is for weights alone and {self.scheme} rounds activations too; use w8a8-smooth, "
                 "which moves scales with both in mind, or --method gptq."
-            )
-        if self.calibrates and not self.text:
-            wants = "gptq" if self.method == "gptq" else "awq" if self.method == "awq" else self.scheme
-            raise OnggiError(
-                f"text: {wants} needs calibration text (--text debian:libreoffice-help, or a file)."
             )
         if self.text == "probe":
             raise OnggiError(quantize_text.NO_PROBE)
@@ -233,8 +229,8 @@ class QuantizeConfig:
             raise OnggiError(
                 f"embedding: {self.embedding} goes with --scheme {EMBEDDING[self.embedding]} and the "
                 "compressed-tensors layout only: transformers loads a packed embedding where it unpacks the whole "
-                "model by one scheme. For other mixes let llama.cpp's quantizer make a GGUF, whose embedding may "
-                "differ, or leave --embedding out."
+                "model by one scheme. For other mixes make a GGUF, whose embedding has a type of its own (--format "
+                "gguf:Q4_K_M, or --format gguf with --budget or --like), or leave --embedding out."
             )
         if self.format == "gptq" and self.scheme not in GPTQ_LAYOUT:
             raise OnggiError(
@@ -281,7 +277,7 @@ def inputs(config: QuantizeConfig) -> dict[str, Any]:
     from ..models import references
 
     found: dict[str, Any] = {"model": references.fingerprint(config.model)}
-    if config.calibrates and config.text:
+    if config.calibrates:
         sources = [config.text] if config.text != "self" else []
         sources += ["starts"] if config.written else []
         languages = quantize_text.divided(config)[0]
@@ -347,6 +343,13 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
         scheme = stream.uniform(scheme, decoder)
     store = gptq.store if config.format == "gptq" else compressed_tensors.store
+    unfit = {} if config.budget else stream.unfit(scheme, decoder)
+    if unfit and config.format == "gptq":
+        name, columns = next(iter(unfit.items()))
+        raise OnggiError(
+            f"format: {name} has {columns} columns, which no group divides, and the GPTQ layout has all matrices of the layers "
+            "quantised; use --format compressed-tensors, or a scheme with a scale for each row (w4a16, w8a16)."
+        )
     total = len(decoder.layers)
     schemes: Any = scheme
     mixed = None
@@ -379,7 +382,7 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         for shard in found.folder.glob("model-*.safetensors"):
             shard.replace(solved / shard.name)
     embedding = stream.write_rest(source, decoder, solved, scheme if config.embedding else None, store)
-    quantize_model.say_what_is_odd(layers, decoder, source)
+    quantize_model.say_what_is_odd(layers, decoder, source, unfit)
 
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]
     used = [SCHEMES[name] for name in dict.fromkeys(layer.scheme for layer in layers)]
@@ -393,7 +396,10 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         made = bitsandbytes.quantization_config(scheme, decoder.others())
     else:
         made = compressed_tensors.quantization_config(
-            layers, {one.name: one for one in used} | {scheme.name: scheme}, decoder.others(), embedding
+            layers,
+            {one.name: one for one in used} | {scheme.name: scheme},
+            [*decoder.others(), *unfit],
+            embedding,
         )
     ledger.write_json(solved / "config.json", source.config | {"quantization_config": made})
     shards = {
@@ -519,7 +525,10 @@ def plan(config: QuantizeConfig) -> Plan:
     # The best round of minimax is kept while another is made.
     disk = made * (2 if config.fairness == "minimax" else 1)
     memory = 450_000_000 + working + held
-    if config.tunes and (shape := pretrain_plan.shape_of(config.model)):
+    shape = pretrain_plan.shape_of(config.model)
+    if config.calibrates and config.written and shape:  # to write, the model is whole in memory
+        memory = max(memory, 450_000_000 + 4 * shape.parameters)
+    if config.tunes and shape:
         memory = max(memory, healing.memory(shape, config.tune))
         # What was solved, apart; scales and norms with their moments, in two checkpoints and as the best.
         disk += made + (12 * size.bytes if config.tune == "rounding" else size.bytes // 4)

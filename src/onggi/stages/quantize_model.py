@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,8 +110,12 @@ def _check_shapes(model: str, source: Any, decoder: Any) -> None:
             )
 
 
-def say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
-    """Say where groups are smaller, which matrices stay as they are, and whose error stands out."""
+def say_what_is_odd(
+    layers: list[Any], decoder: Any, source: Any, unfit: Mapping[str, int] | None = None
+) -> None:
+    """Say where groups are smaller, which matrices stay as they are, and whose error stands out. unfit: modules whose
+    rows no group divides, and the columns of these.
+    """
     from ..models.names import Names
     from ..quantize import records
     from ..quantize.schemes import SCHEMES
@@ -132,7 +136,13 @@ def say_what_is_odd(layers: list[Any], decoder: Any, source: Any) -> None:
             for leaf in ("gate_up_proj", "down_proj")
             if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
         }
-        for name, why in (decoder.left(index) | whole).items():
+        place = f"{decoder.layer_name(index)}."
+        narrow = {
+            name.removeprefix(place): f"its {columns} columns are no multiple of 32; w4a16 and w8a16 have a scale for a row"
+            for name, columns in (unfit or {}).items()
+            if name.startswith(place)
+        }
+        for name, why in (decoder.left(index) | whole | narrow).items():
             left[name, why] = left.get((name, why), 0) + 1
     for (name, why), count in left.items():
         say(f"{name} stays as it is in {count} layers ({why}).")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -77,9 +78,8 @@ def divided(config: QuantizeConfig) -> tuple[Languages | None, list[str]]:
     """The languages asked for that are read, and those of them that the model writes alone, because the text has none."""
     from .. import text
 
-    if not config.languages or not config.written or config.text in ("self", None):
+    if not config.languages or not config.written or config.text == "self":
         return config.languages, []
-    assert config.text
     there = text.available(config.text)
     own = [language for language in config.languages if language in there]
     if not own:  # the text's own error says what there is
@@ -96,7 +96,6 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     from ..text import draw
     from ..text.tokens import Tokens
 
-    assert config.text
     of_text, alone = divided(config)
     found = text.load("starts" if config.text == "self" else config.text, of_text)
     if found.name == "probe":  # a folder that `onggi text` made of it
@@ -212,6 +211,20 @@ def _own(config: QuantizeConfig, languages: int, *, alone: bool) -> tuple[int, i
     return each, max(2, min(HELD_OUT, each // _watched(config)))
 
 
+def _check_memory(folder: Path) -> None:
+    """Raises OnggiError for a model that cannot write here: to write, it is whole in memory, in 32 bits."""
+    from ..engines.transformers import default_device, memory_of
+    from ..models.checkpoint import Checkpoint
+
+    wanted = 4 * sum(math.prod(entry.shape) for entry in Checkpoint(folder).entries.values())
+    there = memory_of(default_device())
+    if wanted > there:
+        raise OnggiError(
+            f"text: to write its own calibration text the model is whole in memory, {wanted / 2**30:.0f} GiB, and there are "
+            f"{there / 2**30:.0f}; give it text (--text) and leave --self_share out: then a layer at a time is."
+        )
+
+
 def _written(
     config: QuantizeConfig,
     folder: Path,
@@ -233,6 +246,7 @@ def _written(
             f"there are in {', '.join(ships.languages)}. Name the languages (--languages), or give text and leave "
             "--self_share out."
         )
+    _check_memory(folder)
     starts = {language: list(ships.passages(language).values()) for language in languages}
     own = {tag: _own(config, len(languages), alone=tag in alone) for tag in languages}
     wanted = {tag: each for tag, (each, _) in own.items()}

@@ -11,10 +11,10 @@ from .. import ledger
 from ..errors import OnggiError
 from ..ledger import Artifact
 from ..phrases import Phrases
-from . import rate_results
+from . import quantize_bits, rate_results
 from .base import Plan, Stage, command, options
 
-_REVISION = 5
+_REVISION = 6
 # verb → what of its folder is read
 _READ = {"evaluate": "scores.json", "finetune": "tuning.json", "results": "results.json"}
 _FOLDERS = "`onggi evaluate`, of `onggi finetune` or of `onggi rate results`"
@@ -66,6 +66,16 @@ def _found(folder: str) -> Artifact:
     return found
 
 
+def _matrices(scores: dict[str, Any]) -> dict[str, Any]:
+    """variant → what each layer costs each language, of those with mixed bits whose folder is still here."""
+    files = {
+        name: Path(model["source"]) / quantize_bits.MATRIX
+        for name, model in scores["models"].items()
+        if model["about"].get("bits")
+    }
+    return {name: ledger.read_json(file) for name, file in files.items() if file.is_file()}
+
+
 def report(config: ReportConfig, out: Path) -> Artifact:
     """Write `out`/report.html and report.md; see `ReportConfig`. Raises OnggiError for a folder that
     is none of these, a language without phrases.
@@ -105,7 +115,10 @@ def report(config: ReportConfig, out: Path) -> Artifact:
             if made.record["verb"] == "evaluate":
                 answers = pages.first_answers(made.path / "answers.jsonl")
                 said = [study for study, scores in home if scores is found]
-                sections.append(content.section(found, made.record, again, say, answers, said, config.focus))
+                matrices = _matrices(found)
+                sections.append(
+                    content.section(found, made.record, again, say, answers, said, config.focus, matrices)
+                )
             elif made.record["verb"] == "finetune":
                 sections.append(tuning.section(found, made.record["command"], say))
             elif any(study is found and scores is None for study, scores in home):
