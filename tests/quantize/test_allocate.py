@@ -18,7 +18,7 @@ from onggi.languages import Languages
 from onggi.models.checkpoint import Checkpoint
 from onggi.models.decoder import skeleton
 from onggi.progress import progress
-from onggi.quantize import allocate, balance, fairness, sensitivity, stream
+from onggi.quantize import allocate, balance, fairness, passes, sensitivity, stream
 from onggi.quantize.formats import compressed_tensors
 from onggi.quantize.passes import Method
 from onggi.quantize.schemes import SCHEMES
@@ -141,6 +141,21 @@ def test_a_measurement_that_is_stopped_goes_on(
     # However many trials are held at a time.
     monkeypatch.setattr(sensitivity, "LIMIT", 3 * 300 * 128 * 4)
     assert measured(tiny, other, []) == whole
+
+
+def test_the_matrix_is_the_same_however_the_text_is_cut_into_batches(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = measured(tiny, tmp_path, [])
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.setattr(
+        passes, "batches", lambda n, *_, **__: [slice(i, min(i + 2, n)) for i in range(0, n, 2)]
+    )
+    for unit, again in zip(whole, measured(tiny, other, []), strict=True):
+        assert again.names == unit.names
+        for choice, damage in unit.damage.items():
+            assert again.damage[choice] == pytest.approx(damage, rel=0.05)
 
 
 def config(model: Path, **options: Any) -> QuantizeConfig:

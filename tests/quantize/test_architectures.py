@@ -187,6 +187,14 @@ def test_experts_that_no_token_reached_are_rounded_and_said(
         assert float((weights[name] - original[name].float()).norm() / original[name].float().norm()) < 0.2
 
 
+def test_awq_says_that_it_has_no_scales_for_experts(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = made_model("Qwen3Moe", MIXTURES["Qwen3Moe"], tiny, tmp_path / "model")
+    quantize(config(folder, method="awq"), tmp_path / "w4")
+    assert "no scales for a mixture's experts: 48 matrices (first: model.layers.0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("scheme", ["w8a8", "w4a16-g128-asym"])
 def test_schemes_that_fused_experts_cannot_compute_are_refused(
     scheme: str, tiny: Path, tmp_path: Path

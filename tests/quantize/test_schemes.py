@@ -250,7 +250,9 @@ def test_rows_that_no_group_divides_stay_as_they_are_and_are_named(
     assert len(names) == 2 * 6 and not any("down_proj" in name for name in names)
     before = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     assert 0 < drift(logits(before), logits(loaded)) < 0.3
-    with pytest.raises(OnggiError, match=r"layers\.0\.mlp\.down_proj has 200 columns, which no group divides"):
+    with pytest.raises(
+        OnggiError, match=r"layers\.0\.mlp\.down_proj has 200 columns, which no group divides"
+    ):
         quantize(config(folder, method="rtn", format="gptq"), tmp_path / "gptq")
 
 

@@ -108,6 +108,17 @@ def test_a_model_that_writes_noise_is_told_so(tiny: Path, tmp_path: Path) -> Non
         quantize(config, tmp_path / "w4")
 
 
+def test_a_model_that_does_not_fit_in_memory_is_told_before_it_writes(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = QuantizeConfig(str(tiny), self_share=0.25, languages=Languages("en,ko,km"), tokens=200)
+    monkeypatch.setattr("onggi.engines.transformers.memory_of", lambda _: 1 << 20)
+    with pytest.raises(
+        OnggiError, match="its own calibration text the model is whole in memory.* a layer at a time"
+    ):
+        quantize(config, tmp_path / "w4")
+
+
 def test_less_than_was_asked_for_is_said(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

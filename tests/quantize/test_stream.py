@@ -228,7 +228,7 @@ def test_each_matrixs_error_is_told_by_language(tiny: Path, tmp_path: Path) -> N
 def test_options_that_rounding_does_not_look_at_are_named(
     tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    quantize(config(tiny, method="rtn", seed=3), tmp_path / "rtn")
+    quantize(config(tiny, method="rtn", text="own.jsonl", seed=3), tmp_path / "rtn")
     said = capsys.readouterr()
     words = "--text, --languages, --tokens, --seed: not used, since rtn rounds w4a16-g128 without any text."
     assert words in said.out + said.err

@@ -57,6 +57,8 @@ def second_moments(inputs: Tensor, weights: Tensor) -> Tensor:
         inputs, weights = inputs[keep], weights[keep]
     columns = inputs.shape[1]
     moments = torch.zeros(columns, columns, dtype=torch.float32, device=inputs.device)
+    if not len(inputs):  # a batch of nothing but text that is held out
+        return moments
     with _products_of(inputs.dtype):
         for rows, own in zip(inputs.split(_TOKENS), weights.split(_TOKENS), strict=True):
             rows = rows.float()

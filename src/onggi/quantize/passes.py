@@ -138,6 +138,7 @@ class Pass:
             self.language[mask] = number
         self.singular: dict[str, float] = {}  # first matrix of a group → the damping it took
         self.unsmoothed: list[str] = []  # groups whose outliers could not be moved
+        self.unscaled: list[str] = []  # experts' matrices, for which awq searches no scales
         self.unreached: list[str] = []
         self.index = 0
         self.action: Callable[..., Any] = lambda *_: None
@@ -293,6 +294,11 @@ class Pass:
                 f"Nothing before them can take up scales in {len(self.unsmoothed)} groups of modules (first: "
                 f"{self.unsmoothed[0]}): quantised as they are."
             )
+        if self.unscaled:
+            say(
+                f"AWQ has no scales for a mixture's experts: {len(self.unscaled)} matrices (first: {self.unscaled[0]}) are "
+                "rounded. --method gptq solves them."
+            )
 
     def seen(self, batch: int) -> list[Tensor]:
         """For each language positions (n,) of this batch's flattened tokens that a search looks at: the
@@ -394,6 +400,11 @@ class _LayerWork:
             Tap([self.linears[name] for name in shared.names if name in self.linears]) for shared in groups
         ]
         smoothing.smooth(self, groups)
+        if owner.method.name == "awq":
+            for leaves in self.experts.values():
+                owner.unscaled += [
+                    part.name for found in leaves.values() for parts in found for part in parts
+                ]
         first = {shared.names[0]: tap for shared, tap in zip(groups, taps, strict=True)}
         mixtures = {
             name: {leaf: [Tap(parts, i) for i, parts in enumerate(found)] for leaf, found in leaves.items()}

@@ -236,21 +236,39 @@ class _Trials:
 
     def _excursion(self, index: int) -> tuple[Tensor, bool]:
         """The watched sequences through one layer as it stands now."""
-        return self.walk.onward(index, self._watched(index), slice(self.first, None))
+        return self._onward(index, self._watched(index))
+
+    def _cut(
+        self, entering: tuple[Tensor, bool] | None
+    ) -> Iterator[tuple[slice, tuple[Tensor, bool] | None]]:
+        """The watched sequences as many at a time as a batch of the text has: which they are, and their states."""
+        size = self.walk.batches[0].stop - self.walk.batches[0].start
+        for start in range(self.first, len(self.walk.ids), size):
+            own = slice(start - self.first, start - self.first + size)
+            rows = slice(start, min(start + size, len(self.walk.ids)))
+            yield rows, (entering[0][own], entering[1]) if entering else None
+
+    def _onward(self, index: int, entering: tuple[Tensor, bool] | None) -> tuple[Tensor, bool]:
+        """The watched sequences through one layer as it stands."""
+        found = [self.walk.onward(index, own, rows) for rows, own in self._cut(entering)]
+        return torch.cat([states for states, _ in found]), found[0][1]
+
+    def _finished(self, entering: tuple[Tensor, bool]) -> Tensor:
+        """As the output head gets them."""
+        return torch.cat([self.walk.finished(own, rows) for rows, own in self._cut(entering) if own])
 
     def _to_the_end(self, index: int, states: list[tuple[Tensor, bool]]) -> Iterator[Tensor]:
         """States that left a layer, through the later ones and to the head."""
-        rows = slice(self.first, None)
         for later in range(index + 1, len(self.decoder.layers)):
             self._fill(later)
-            states = [self.walk.onward(later, one, rows) for one in states]
+            states = [self._onward(later, one) for one in states]
             drop(self.decoder.layers[later])
-        return (self.walk.finished(one, rows) for one in states)
+        return (self._finished(one) for one in states)
 
     def _reference(self) -> None:
         """The watched sequences through the model as it is, and tokens drawn from what it predicts."""
         self._fill(0)
-        first = self.walk.onward(0, None, slice(self.first, None))
+        first = self._onward(0, None)
         drop(self.decoder.layers[0])
         self.before = next(self._to_the_end(0, [first]))
         held = self.held_out

@@ -107,7 +107,7 @@ def quantize_layers(
         if calibration is None:
             names = Names(decoder.model, source.entries)
             for index in range(done, total):
-                keep(index, *_round_layer(source, decoder, names, index, choose, store, store_weight))
+                keep(index, *_round_layer(source, decoder, names, index, choose, store, store_weight, device))
         else:
             used = method or Method()
             Pass(source, decoder, choose, store, out, calibration, keep, device, used, room).run(done, watch)
@@ -129,10 +129,11 @@ def write_rest(
     out: Path,
     embedding: Scheme | None = None,
     store: Store | None = None,
+    device: torch.device | None = None,
 ) -> list[Layer]:
     """Write what is not in a decoder layer (embedding, last norm, head) as the last shard.
 
-    embedding: the scheme that embedding and output head are rounded by, where they are. Returns what was
+    embedding: the scheme that embedding and output head are rounded by, where they are, on `device`. Returns what was
     done to them.
     """
     total = len(decoder.layers)
@@ -145,7 +146,7 @@ def write_rest(
         rest: dict[str, Pending] = {}
         for name in source.entries:
             if name in rounded and embedding and store:
-                rest |= _round_rows(source, name, embedding, store)
+                rest |= _round_rows(source, name, embedding, store, device)
             elif name not in inside:
                 rest[name] = copied(source, name)
         checkpoints.write_shard(path, rest)
@@ -154,14 +155,17 @@ def write_rest(
     return [Layer(name.removesuffix(".weight"), group, scheme=scheme) for name in rounded]
 
 
-def _round_rows(source: Checkpoint, tensor: str, scheme: Scheme, store: Store) -> dict[str, Pending]:
+def _round_rows(
+    source: Checkpoint, tensor: str, scheme: Scheme, store: Store, device: torch.device | None
+) -> dict[str, Pending]:
     """A large matrix rounded some rows at a time: in fp32 all of it would be the most memory of the run."""
     assert scheme.grid
     codes, scales = [], []
     for start in range(0, source.entries[tensor].shape[0], _ROWS):
-        found, steps = solver.round_to_nearest(source.part(tensor, slice(start, start + _ROWS)), scheme.grid)
-        codes.append(found)
-        scales.append(steps.scale)
+        rows = source.part(tensor, slice(start, start + _ROWS)).to(device)
+        found, steps = solver.round_to_nearest(rows, scheme.grid)
+        codes.append(found.cpu())
+        scales.append(steps.scale.cpu())
     return store(tensor.removesuffix(".weight"), scheme, torch.cat(codes), Steps(torch.cat(scales)))
 
 
@@ -181,6 +185,7 @@ def _round_layer(
     choose: Choose,
     store: Store,
     store_weight: StoreWeight | None,
+    device: torch.device,
 ) -> tuple[dict[str, Pending], list[Layer]]:
     quantized = chosen(decoder, names, choose, index)
     tensors = left_as_is(source, names, f"{decoder.layer_name(index)}.", quantized)
@@ -194,7 +199,7 @@ def _round_layer(
             continue
         own = scheme.for_columns(weight.shape[1])
         assert own.grid
-        codes, steps = solver.round_to_nearest(weight, own.grid)
+        codes, steps = solver.round_to_nearest(weight.to(device), own.grid)
         tensors |= store(name, own, codes, steps)
         layers.append(Layer(name, own.group, scheme=scheme.name))
     return tensors, layers

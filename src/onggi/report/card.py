@@ -51,7 +51,7 @@ def quantized(about: Mapping[str, Any]) -> str:
         lines += _healed(about["healed"])
     if base.get("grid"):
         lines.append(f"- the base had a grid of its own: {grid(base['grid'])}")
-    lines += _errors(about.get("layers") or ())
+    lines += _errors(about.get("layers") or (), tuned=bool(about.get("healed")))
     if about.get("bits"):
         lines += [
             "",
@@ -74,13 +74,17 @@ def _beside(about: Mapping[str, Any]) -> str:
     return f" after {about['serve_with']}" if about.get("serve_with") else ""
 
 
-def _errors(layers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What quantising did to the outputs of the matrices, in each language; nothing where that was not told."""
+def _errors(layers: Sequence[Mapping[str, Any]], *, tuned: bool) -> list[str]:
+    """What quantising did to the outputs of the matrices, in each language; nothing where that was not told. tuned: whether
+    the weights are others since.
+    """
     names = dict.fromkeys(name for layer in layers for name in layer.get("languages") or ())
     if not names:
         return []
     lines = [
-        "- relative error of the matrices' outputs on the calibration text (each is in `onggi.json`):",
+        "- relative error of the matrices' outputs on the calibration text"
+        + (", before they were tuned" if tuned else "")
+        + " (each is in `onggi.json`):",
         "",
         "| | median | largest | where |",
         "|---|---|---|---|",
@@ -152,13 +156,24 @@ def _library(about: Mapping[str, Any]) -> str:
     return layout if layout in ("gptq", "bitsandbytes", "gguf") else "compressed-tensors"
 
 
+def _price(bits: Mapping[str, Any]) -> str:
+    """What held-out text said beforehand of what was chosen, and of what the other objective would have."""
+    own = bits["price"][bits["objective"]]
+    name = "mean" if bits["objective"] == "worst" else "worst"
+    other = bits["price"][name]
+    return (
+        f"as measured beforehand worst {own['worst']:.4f}, mean {own['mean']:.4f}; by the {name} it would be "
+        f"{other['worst']:.4f} and {other['mean']:.4f}"
+    )
+
+
 def _scheme(name: str, about: Mapping[str, Any]) -> str:
     """A scheme's name in words."""
     if types := about.get("types"):
         words = ""
         if bits := about.get("bits"):
             worst = "the worst language" if bits["objective"] == "worst" else "the mean"
-            words = f"{bits['bits_per_weight']:.3f} bits a weight, chosen for the least damage of {worst}; "
+            words = f"{bits['bits_per_weight']:.3f} bits a weight, chosen for the least damage of {worst} ({_price(bits)}); "
         words += "tensors by type: " + ", ".join(f"{count} × {kind}" for kind, count in types.items())
         if fallen := about.get("fallback"):
             told = ", ".join(f"{change} ({count})" for change, count in fallen.items())
@@ -168,7 +183,7 @@ def _scheme(name: str, about: Mapping[str, Any]) -> str:
         parts = ", ".join(f"{count} × {choice}" for choice, count in bits["modules"].items() if count)
         return (
             f"{bits['bits_per_weight']:.3f} bits a weight: of the layers' parts {parts}, chosen for the least damage "
-            f"of {'the worst language' if bits['objective'] == 'worst' else 'the mean'}"
+            f"of {'the worst language' if bits['objective'] == 'worst' else 'the mean'} ({_price(bits)})"
         )
     if name == "nf4":
         return "bitsandbytes' NF4, blocks of 64 with a scale in fp32"

@@ -381,7 +381,9 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
         layers = found.layers
         for shard in found.folder.glob("model-*.safetensors"):
             shard.replace(solved / shard.name)
-    embedding = stream.write_rest(source, decoder, solved, scheme if config.embedding else None, store)
+    embedding = stream.write_rest(
+        source, decoder, solved, scheme if config.embedding else None, store, model.device
+    )
     quantize_model.say_what_is_odd(layers, decoder, source, unfit)
 
     names = [*text.files, *((quantize_bits.MATRIX, quantize_bits.FIGURE) if mixed else ())]

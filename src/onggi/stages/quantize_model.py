@@ -138,7 +138,9 @@ def say_what_is_odd(
         }
         place = f"{decoder.layer_name(index)}."
         narrow = {
-            name.removeprefix(place): f"its {columns} columns are no multiple of 32; w4a16 and w8a16 have a scale for a row"
+            name.removeprefix(
+                place
+            ): f"its {columns} columns are no multiple of 32; w4a16 and w8a16 have a scale for a row"
             for name, columns in (unfit or {}).items()
             if name.startswith(place)
         }
