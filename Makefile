@@ -31,6 +31,7 @@ docs: $(VENV)/.developer  ## the option tables of docs/, from the code
 bench: $(VENV)/.developer  ## side by side with the peers; writes docs/benchmarks/ (some hours)
 	@$(BIN)/python bench/quantize.py
 	@$(BIN)/python bench/effort.py
+	@$(BIN)/python bench/distill.py
 	@$(BIN)/python bench/quantize_gguf.py
 	@$(BIN)/python bench/report.py
 	@$(BIN)/python bench/evaluate.py

@@ -1,316 +1,272 @@
-"""Distillation's head and loss beside a dense one and trl's; a stored teacher beside a resident one; treatments of the tail.
+"""Distillation side by side: its loss with a dense one and trl's, a stored teacher with a resident one, taught with untaught.
 
-    python bench/distill.py head   [--vocabulary 262144] [--positions 1024] [--rounds 3]
-    python bench/distill.py tail   [--teacher package:gemma3-270m] [--bytes 300]
-    python bench/distill.py stored [--teacher package:gemma3-270m] [--steps 24]
+Parts, each of which keeps its results:
 
-**head**: the same hidden states, weights and tokens for all, fp32, forward and backward, each in a process of its
-own; the heads' weights and their gradient are not counted. dense is what trl's GKD computes: both models' logits of
-all positions, their log-softmax, `kl_div`. trl is the `ChunkedDivergenceFunction` of trl 1.16, by Triton where there is a
-GPU and by torch where there is none (pip install trl==1.16.0).
+    head    head and loss, fp32, forward and backward: dense (as trl's GKD), trl's ChunkedDivergenceFunction, ours
+    tail    the gradient of a student of a stored teacher against that of the whole one, by what becomes of the tail
+    stored  students of a resident teacher, of a stored one, and of the text alone: tokens a second, bits per byte
+    text    recipes/distill-small.yaml: bits per byte on the probe, taught against alone, with paired intervals
 
-**tail**: the gradient that a student with half of the teacher's layers gets of a stored teacher, against that of the
-whole one, on text: one bucket for the tail, draws of it, and nothing for it (the entries made to add up to 1). `bias`
-is that of the head's gradient over all positions together, where what is right on average averages out; `noise`
-that of the states, position by position.
+    python bench/distill.py [--only head tail stored text] [--quick] [--work build/bench-distill]
 
-**stored**: a student is taught by the teacher beside it and by the stored one, on the same tokens, and by the text
-alone; tokens a second, the arithmetic's ceiling 1 + 2T/6S, and bits per byte of each language after.
+writes docs/benchmarks/distill.md and .json. About two hours on two cores, one and a half of them `text`. --quick is a trial of
+minutes, whose page stays in the work folder.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.util
 import json
-import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-KINDS = ("kl", "reverse-kl", "jsd:0.5")
+from parts import distill_report, process, record, tables
+
+HERE = Path(__file__).resolve().parent
+TEACHER, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
 LANGUAGES = "en,de,ko,ja,zh-Hans,el,km,ru"
+KINDS = ("kl", "reverse-kl", "jsd:0.5")
 
 
-def dense(states: Any, weight: Any, theirs: Any, their_weight: Any, kind: str) -> Any:
-    """The mean divergence as trl's GKD has it: all logits at once."""
-    import math
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything. text: what is changed of the recipe."""
 
-    import torch
-    from torch.nn.functional import kl_div, log_softmax
-
-    student, teacher = log_softmax(states @ weight.T, -1), log_softmax(theirs @ their_weight.T, -1)
-    if kind == "kl":
-        found = kl_div(student, teacher, reduction="none", log_target=True)
-    elif kind == "reverse-kl":
-        found = kl_div(teacher, student, reduction="none", log_target=True)
-    else:
-        beta = float(kind.split(":")[1])
-        mixture = torch.logsumexp(
-            torch.stack([student + math.log(1 - beta), teacher + math.log(beta)]), dim=0
-        )
-        found = beta * kl_div(mixture, teacher, reduction="none", log_target=True)
-        found = found + (1 - beta) * kl_div(mixture, student, reduction="none", log_target=True)
-    return found.sum() / len(states)
+    vocabulary: int = 262_144
+    positions: int = 1024
+    hidden: int = 640
+    turns: int = 3
+    languages: str = LANGUAGES
+    bytes: int = 300
+    passages: int = 4
+    steps: int = 24
+    text: tuple[str, ...] = ()
 
 
-def ours(states: Any, weight: Any, theirs: Any, their_weight: Any, kind: str) -> Any:
-    """The same by `head.divergence`."""
-    import torch
-
-    from onggi.distill import names
-    from onggi.head import Dense, Divergence, Head, divergence
-
-    targets = torch.zeros(len(states), dtype=torch.int64, device=states.device)
-    return divergence(
-        states,
-        Head(weight),
-        Dense(theirs, Head(their_weight)),
-        targets,
-        kind=Divergence(*names.loss(kind)),  # type: ignore[arg-type]
-    )
+_FEW = (
+    "taught.steps=2",
+    "alone.steps=2",
+    "taught.batch_tokens=512",
+    "alone.batch_tokens=512",
+    "scores.limit=2",
+)
+QUICK = Sizes(4096, 64, 64, 1, "en,ko,km", 300, 1, 2, _FEW)
 
 
-def chunked(states: Any, weight: Any, theirs: Any, their_weight: Any, kind: str) -> Any:
-    """The same by trl."""
-    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+@dataclass(frozen=True)
+class Bench:
+    """The folder of work, and what is made in it."""
 
-    beta = {"kl": 0.0, "reverse-kl": 1.0}.get(kind)
-    beta = float(kind.split(":")[1]) if beta is None else beta
-    found, _ = ChunkedDivergenceFunction.apply(states, weight, None, theirs, their_weight, None, beta)
-    return found.mean()
+    work: Path
+    sizes: Sizes
+    quick: bool
 
+    def begun(self) -> dict[str, Any]:
+        """What is noted of a part before it is measured."""
+        return record.begun("distill", process.facts(), self.quick)
 
-WAYS = {"dense": dense, "onggi": ours, "trl": chunked}
+    def head(self) -> dict[str, Any]:
+        """Every way and kind in turns, and how far loss and gradients are apart."""
+        from safetensors.torch import load_file
 
-
-def one(way: str, kind: str, options: argparse.Namespace) -> None:
-    """In a process of its own: seconds, bytes, loss and gradients of one way, as JSON and a file of tensors."""
-    import torch
-    from safetensors.torch import save_file
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def peak() -> int:
-        if device.type == "cuda":
-            return torch.cuda.max_memory_allocated()
-        return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-
-    if way == "trl":  # its libraries are no part of what is measured
-        importlib.import_module("trl.kernels.chunked_divergence")
-    torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(options.vocabulary, options.hidden, device=device) * 0.05)
-    their_weight = torch.randn(options.vocabulary, options.hidden, device=device) * 0.05
-    states = torch.randn(options.positions, options.hidden, device=device, requires_grad=True)
-    theirs = states.detach() + 0.5 * torch.randn(options.positions, options.hidden, device=device)
-    (states[:2] @ weight[:8].T).sum().backward()  # libraries are loaded and threads begun
-    before = peak()
-    seconds, found = [], None
-    for _ in range(options.rounds):
-        states.grad = weight.grad = found = None
-        began = time.perf_counter()
-        found = WAYS[way](states, weight, theirs, their_weight, kind)
-        found.backward()
-        value = float(found.detach())  # on a GPU: wait until it is there
-        seconds.append(time.perf_counter() - began)
-    assert states.grad is not None and weight.grad is not None
-    taken = peak() - before
-    # The gradient of `before` was the size of the weight too, so it is not among what was added; where it was let go
-    # and made again nothing was added either.
-    rows = torch.linspace(0, options.vocabulary - 1, 4096).long()
-    save_file(
-        {"states": states.grad.cpu().contiguous(), "weight": weight.grad[rows.to(device)].cpu().contiguous()},
-        options.out,
-    )
-    print(json.dumps({"seconds": min(seconds), "all": seconds, "bytes": taken, "loss": value}))
-
-
-def head(options: argparse.Namespace) -> dict[str, Any]:
-    """Every way and kind, and how far gradients are apart."""
-
-    from safetensors.torch import load_file
-
-    found: dict[str, Any] = {"vocabulary": options.vocabulary, "positions": options.positions}
-    ways = ["dense", "onggi"]
-    if importlib.util.find_spec("trl"):
-        ways.append("trl")
-    else:
-        found["trl"] = "not measured: it is not installed"
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in KINDS:
-            rows: dict[str, Any] = {}
-            for way in ways:
-                place = Path(folder) / f"{way}.safetensors"
-                command = [sys.executable, __file__, "one", "--way", way, "--kind", kind, "--out", str(place)]
-                for name in ("vocabulary", "positions", "hidden", "rounds"):
-                    command += [f"--{name}", str(getattr(options, name))]
-                made = subprocess.run(command, capture_output=True, text=True, check=False)
-                if made.returncode:
-                    raise SystemExit(f"{way}, {kind}: {made.stderr[-2000:]}")
-                rows[way] = {**json.loads(made.stdout), "tensors": load_file(place)}
-                print(f"{kind}, {way}: {rows[way]['seconds']:.2f} s", file=sys.stderr)
-            own = rows["onggi"].pop("tensors")
-            for way in [way for way in ways if way != "onggi"]:
-                theirs = rows[way].pop("tensors")
-                rows[f"against {way}"] = {
-                    "time": round(rows["onggi"]["seconds"] / rows[way]["seconds"], 3),
-                    "memory": round(rows["onggi"]["bytes"] / rows[way]["bytes"], 3),
-                    "loss": abs(rows["onggi"]["loss"] / rows[way]["loss"] - 1),
-                    "gradients": max(
-                        float((own[name] - theirs[name]).norm() / theirs[name].norm()) for name in own
-                    ),
-                }
-            found[kind] = rows
-    return found
-
-
-def models(options: argparse.Namespace) -> tuple[str, Path]:
-    """The teacher, and a student with half of its layers, made once in `options.work`."""
-    from onggi.models import references
-    from onggi.models.reshape import shape
-    from onggi.stages import ReshapeConfig, reshape
-
-    layers = shape.load(references.resolve(options.teacher)).num_hidden_layers
-    out = options.work / "student"
-    reshape(ReshapeConfig(options.teacher, layers=layers // 2, choice="naive"), out)
-    return options.teacher, out
-
-
-def tail(options: argparse.Namespace) -> dict[str, Any]:
-    """Gradients of a stored teacher against the whole one's, by language."""
-    import torch
-
-    from onggi import text
-    from onggi.distill import store
-    from onggi.engines.transformers import Engine
-    from onggi.head import Dense, Head, Sparse, divergence, entries
-    from onggi.models import references
-
-    teacher, student = models(options)
-    engines = [Engine(references.resolve(teacher)), Engine(student)]
-    count = store.entries_in(options.bytes, engines[0].head.vocabulary)
-    found: dict[str, Any] = {"entries": count, "languages": {}}
-    for language in options.languages.split(","):
-        passages = list(text.load("probe", [language]).passages(language).values())[: options.passages]
-        both = [engine.states(passages) for engine in engines]
-        theirs, own = (torch.cat([hidden for hidden, _ in side]) for side in both)
-        targets = torch.cat([ids for _, ids in both[0]])
-        whole = Dense(theirs, engines[0].head)
-        generator = torch.Generator().manual_seed(0)
-        top = entries(whole, count)
-        dropped = Sparse(
-            top.ids,
-            top.log_p - top.log_p.logsumexp(-1, keepdim=True),
-            torch.full_like(top.log_tail, -60.0),
-        )
-        ways: dict[str, Any] = {
-            "whole": whole,
-            "bucket": top,
-            "draws": entries(whole, count - count // 2, count // 2, generator=generator),
-            "dropped": dropped,
+        size = {
+            "vocabulary": self.sizes.vocabulary,
+            "positions": self.sizes.positions,
+            "hidden": self.sizes.hidden,
         }
-        gradients = {}
-        for name, signal in ways.items():
-            states = own.clone().requires_grad_()
-            weight = engines[1].head.weight.detach().clone().requires_grad_()
-            given = Head(weight, softcap=engines[1].head.softcap, scale=engines[1].head.scale)
-            divergence(states, given, signal, targets).backward()
-            gradients[name] = (states.grad, weight.grad)
-        found["languages"][language] = {
-            "lost": round(float(top.log_tail.exp().mean()), 4),
+        found = {**self.begun(), **size, "turns": self.sizes.turns, "kinds": {}}
+        ways = ["dense", "onggi", *(["trl"] if importlib.util.find_spec("trl") else [])]
+        with tempfile.TemporaryDirectory() as folder:
+            for kind in KINDS:
+                rows: dict[str, Any] = {way: {"seconds": []} for way in ways}
+                for _ in range(self.sizes.turns):
+                    for way in ways:
+                        out = Path(folder) / f"{way}.safetensors"
+                        words = {**size, "way": way, "kind": kind, "out": out}
+                        command = [sys.executable, str(HERE / "parts" / "distill_head.py")]
+                        command += [word for key, value in words.items() for word in (f"--{key}", str(value))]
+                        log = self.work / f"head-{way}.log"
+                        process.measure(command, log)
+                        told = json.loads(log.read_text().splitlines()[-1])
+                        rows[way]["seconds"].append(told["seconds"])
+                        rows[way] |= {"bytes": told["bytes"], "loss": told["loss"]}
+                        say(f"{kind}, {way}: {told['seconds']:.2f} s")
+                tensors = {way: load_file(Path(folder) / f"{way}.safetensors") for way in ways}
+                rows["apart"] = {
+                    way: {
+                        "loss": abs(rows["onggi"]["loss"] / rows[way]["loss"] - 1),
+                        "gradients": max(
+                            float((mine - tensors[way][name]).norm() / tensors[way][name].norm())
+                            for name, mine in tensors["onggi"].items()
+                        ),
+                    }
+                    for way in ways
+                    if way != "onggi"
+                }
+                found["kinds"][kind] = rows
+        return found
+
+    def student(self) -> Path:
+        """Half of the teacher's layers."""
+        from onggi.models import references
+        from onggi.models.reshape import shape
+        from onggi.stages import ReshapeConfig, reshape
+
+        layers = shape.load(references.resolve(TEACHER)).num_hidden_layers
+        return reshape(ReshapeConfig(TEACHER, layers=layers // 2, choice="naive"), self.work / "student").path
+
+    def tail(self) -> dict[str, Any]:
+        """Gradients of a stored teacher against the whole one's, by language."""
+        import torch
+
+        from onggi import text
+        from onggi.distill import store
+        from onggi.engines.transformers import Engine
+        from onggi.head import Dense, Head, Sparse, divergence, entries
+        from onggi.models import references
+
+        engines = [Engine(references.resolve(TEACHER)), Engine(self.student())]
+        count = store.entries_in(self.sizes.bytes, engines[0].head.vocabulary)
+        found = {**self.begun(), "bytes": self.sizes.bytes, "entries": count, "passages": self.sizes.passages}
+        found["languages"] = {}
+        for language in self.sizes.languages.split(","):
+            say(f"tail: {language}")
+            passages = list(text.load("probe", [language]).passages(language).values())[: self.sizes.passages]
+            both = [engine.states(passages) for engine in engines]
+            theirs, own = (torch.cat([hidden for hidden, _ in side]) for side in both)
+            targets = torch.cat([ids for _, ids in both[0]])
+            whole = Dense(theirs, engines[0].head)
+            generator = torch.Generator().manual_seed(0)
+            top = entries(whole, count)
+            none = torch.full_like(top.log_tail, -60.0)
+            ways: dict[str, Any] = {
+                "whole": whole,
+                "bucket": top,
+                "draws": entries(whole, count - count // 2, count // 2, generator=generator),
+                "dropped": Sparse(top.ids, top.log_p - top.log_p.logsumexp(-1, keepdim=True), none),
+            }
+            gradients = {}
+            for name, signal in ways.items():
+                states = own.clone().requires_grad_()
+                weight = engines[1].head.weight.detach().clone().requires_grad_()
+                given = Head(weight, softcap=engines[1].head.softcap, scale=engines[1].head.scale)
+                divergence(states, given, signal, targets).backward()
+                gradients[name] = (states.grad, weight.grad)
+            found["languages"][language] = {
+                "lost": float(top.log_tail.exp().mean()),
+                **{
+                    name: {
+                        what: float((mine - other).norm() / other.norm())
+                        for what, mine, other in zip(
+                            ("noise", "bias"), gradients[name], gradients["whole"], strict=True
+                        )
+                    }
+                    for name in ways
+                    if name != "whole"
+                },
+            }
+        return found
+
+    def stored(self) -> dict[str, Any]:
+        """Students of a resident and a stored teacher, and of the text alone."""
+        from onggi.languages import Languages
+        from onggi.stages import CaptureConfig, DistillConfig, PretrainConfig, capture, distill, pretrain
+        from onggi.stages.distill import _teacher_share
+
+        found, student = self.begun(), str(self.student())
+        size: dict[str, Any] = {"languages": Languages(self.sizes.languages), "length": 256}
+        step = {"steps": self.sizes.steps, "batch_tokens": 2048}
+        tokens = self.sizes.steps * 2048
+        kept = {
+            tail: capture(
+                CaptureConfig(TEACHER, SOURCE, self.sizes.bytes, tail, tokens=tokens, **size),
+                self.work / f"stored-{tail}",
+            ).path
+            for tail in ("bucket", "draws")
+        }
+        with_teacher = DistillConfig(TEACHER, student, SOURCE, **size, **step)
+        runs = {
+            "resident": distill(with_teacher, self.work / "resident"),
             **{
-                name: {
-                    measure: round(float((mine - theirs).norm() / theirs.norm()), 4)
-                    for measure, mine, theirs in zip(
-                        ("noise", "bias"), gradients[name], gradients["whole"], strict=True
-                    )
-                }
-                for name in ("bucket", "draws", "dropped")
+                f"stored, {tail}": distill(
+                    DistillConfig(str(place), student, **step), self.work / f"from-{tail}"
+                )
+                for tail, place in kept.items()
             },
+            "text alone": pretrain(
+                PretrainConfig(SOURCE, student, learning_rate=3e-4, **size, **step), self.work / "text"
+            ),
         }
-    return found
+        return {
+            **found,
+            "steps": self.sizes.steps,
+            "tokens_per_second": {name: run.record["tokens_per_second"] for name, run in runs.items()},
+            "ceiling": _teacher_share(with_teacher),
+            "bits_per_byte": {name: run.record["bits_per_byte"]["after"] for name, run in runs.items()},
+            "closed": {name: run.record["closed"] for name, run in runs.items() if name != "text alone"},
+        }
+
+    def text(self) -> dict[str, Any]:
+        """The recipe's two students on the probe."""
+        found = self.begun()
+        command = [sys.executable, "-m", "onggi", "run", str(HERE.parent / "recipes" / "distill-small.yaml")]
+        process.measure(
+            [*command, *self.sizes.text, "--runs", str(self.work / "runs")], self.work / "recipe.log"
+        )
+        made = self.work / "runs" / "distill-small" / "scores"
+        scores = json.loads((made / "scores.json").read_text())["models"]
+        bits = {
+            name: {tag: of["bits_per_byte"]["value"] for tag, of in scores[name]["languages"].items()}
+            for name in ("teacher", "half")
+        }
+        languages = distill_report.taught_against_alone(made / "items.parquet", "taught", "alone")
+        return {**found, "languages": languages, "teacher": bits["teacher"], "start": bits["half"]}
 
 
-def stored(options: argparse.Namespace) -> dict[str, Any]:
-    """Students of a resident and a stored teacher, and of the text alone."""
-    from onggi.languages import Languages
-    from onggi.stages import (
-        CaptureConfig,
-        DistillConfig,
-        PretrainConfig,
-        capture,
-        distill,
-        pretrain,
-    )
-    from onggi.stages.distill import _teacher_share
-
-    teacher, student = models(options)
-    size: dict[str, Any] = {
-        "languages": Languages(options.languages),
-        "length": 256,
-    }
-    step = {"steps": options.steps, "batch_tokens": 2048}
-    source = "debian:libreoffice-help"
-    kept = {
-        tail: capture(
-            CaptureConfig(teacher, source, options.bytes, tail, tokens=options.steps * 2048, **size),
-            options.work / f"stored-{tail}",
-        ).path
-        for tail in ("bucket", "draws")
-    }
-    with_teacher = DistillConfig(teacher, str(student), source, **size, **step)
-    runs = {
-        "resident": distill(with_teacher, options.work / "resident"),
-        **{
-            f"stored, {tail}": distill(
-                DistillConfig(str(place), str(student), **step), options.work / f"from-{tail}"
-            )
-            for tail, place in kept.items()
-        },
-        "text alone": pretrain(
-            PretrainConfig(source, str(student), learning_rate=3e-4, **size, **step), options.work / "text"
-        ),
-    }
-    speeds = {name: run.record["tokens_per_second"] for name, run in runs.items()}
-    ceiling = _teacher_share(with_teacher)
-    gained = speeds["stored, bucket"] / speeds["resident"]
-    return {
-        "tokens_per_second": speeds,
-        "ceiling": round(ceiling, 3),
-        "stored against resident": round(gained, 3),
-        "share of the ceiling": round(gained / ceiling, 3),
-        "bits_per_byte": {name: run.record["bits_per_byte"]["after"] for name, run in runs.items()},
-        "closed": {name: run.record["closed"] for name, run in runs.items() if name != "text alone"},
-    }
+def say(message: str) -> None:
+    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
-def main() -> None:
+def main() -> int:
+    """Measure, write the page and its JSON, print the goals; returns the exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=["head", "tail", "stored", "one"])
-    parser.add_argument("--vocabulary", type=int, default=262_144)
-    parser.add_argument("--positions", type=int, default=1024)
-    parser.add_argument("--hidden", type=int, default=640)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--teacher", default="package:gemma3-270m")
-    parser.add_argument("--languages", default=LANGUAGES)
-    parser.add_argument("--bytes", type=int, default=300)
-    parser.add_argument("--passages", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=24)
-    parser.add_argument("--work", type=Path, default=Path("build/bench-distill"))
-    parser.add_argument("--way", choices=WAYS, help="Of a process of its own.")
-    parser.add_argument("--kind", choices=KINDS)
-    parser.add_argument("--out")
-    options = parser.parse_args()
-    if options.part == "one":
-        one(options.way, options.kind, options)
-        return
-    print(json.dumps({"head": head, "tail": tail, "stored": stored}[options.part](options), indent=2))
+    parts = ("head", "tail", "stored", "text")
+    parser.add_argument("--only", choices=parts, nargs="+", help="these parts; the others as last measured")
+    parser.add_argument("--quick", action="store_true", help="a trial of the bench itself")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="default: build/bench-distill, or …-quick; a trial is in DIR/quick",
+    )
+    given = parser.parse_args()
+    work = record.folder(given.work, "bench-distill", given.quick)
+    work.mkdir(parents=True, exist_ok=True)
+    bench = Bench(work, QUICK if given.quick else Sizes(), given.quick)
+    measures: dict[str, Callable[[], dict[str, Any]]] = dict(
+        zip(parts, (bench.head, bench.tail, bench.stored, bench.text), strict=True)
+    )
+    kept = {part: work / f"{part}.json" for part in parts}
+    try:
+        for part in given.only or parts:
+            kept[part].write_text(json.dumps(measures[part](), ensure_ascii=False, indent=1))
+    except process.Failed as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    result: dict[str, Any] = {"quick": given.quick}
+    result |= {part: json.loads(file.read_text()) if file.is_file() else None for part, file in kept.items()}
+    result["goals"] = distill_report.goals(result)
+    distill_report.write(result, work if given.quick else record.DOCS)
+    print(tables.goals(result["goals"], "the other's"))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

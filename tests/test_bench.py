@@ -244,6 +244,31 @@ def test_a_recovery_is_judged_by_its_worst_language_and_its_interval(
     assert "(ar) against 1.000" in goal["note"] and goal["goal"] == 0.6
 
 
+@pytest.mark.parametrize(("thai", "won"), [(-0.2, True), (0.0, False), (0.1, False)])
+def test_a_taught_student_must_win_in_every_language(
+    bench: Callable[[str], Any], tmp_path: Path, thai: float, won: bool
+) -> None:
+    report = bench("parts.distill_report")
+    rows = []
+    for tag, change in {"ko": -0.3, "en": -0.1, "th": thai}.items():
+        for number in range(12):
+            alone = 100.0 + 7 * (number % 5)
+            own = alone * (1 + change) + (number % 3 - 1)
+            values = {"taught": {"nll": own, "bytes": 90.0}, "alone": {"nll": alone, "bytes": 90.0}}
+            for model, of in values.items():
+                rows += [
+                    {"model": model, "language": tag, "item": str(number), "metric": metric, "value": value}
+                    for metric, value in of.items()
+                ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "items.parquet")
+    languages = report.taught_against_alone(tmp_path / "items.parquet", "taught", "alone")
+    result = {"head": None, "stored": None, "text": {"languages": languages}}
+    (goal,) = report.goals(result)
+    assert goal["met"] is won
+    assert languages["ko"]["high"] < 0 and languages["ko"]["taught"] < languages["ko"]["alone"]
+    assert ("all 3 languages" in goal["note"]) is won and ("not in th" in goal["note"]) is not won
+
+
 def test_what_other_code_left_is_made_anew(bench: Callable[[str], Any], tmp_path: Path) -> None:
     code, package = bench("parts.code"), tmp_path / "package"
     (package / "text" / "data").mkdir(parents=True)
