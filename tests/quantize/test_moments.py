@@ -35,7 +35,9 @@ def test_tokens_of_weight_zero_do_not_count_even_if_huge() -> None:
     clean = second_moments(x, weights)
     x[weights == 0] = 1e8
     assert torch.equal(second_moments(x, weights), clean)
-    assert torch.equal(second_moments(x, torch.zeros(len(x))), torch.zeros(64, 64))  # a batch of none that count
+    assert torch.equal(
+        second_moments(x, torch.zeros(len(x))), torch.zeros(64, 64)
+    )  # a batch of none that count
 
 
 def test_languages_have_their_share_in_one_matrix() -> None:

@@ -114,7 +114,7 @@ def test_a_model_that_does_not_fit_in_memory_is_told_before_it_writes(
     config = QuantizeConfig(str(tiny), self_share=0.25, languages=Languages("en,ko,km"), tokens=200)
     monkeypatch.setattr("onggi.engines.transformers.memory_of", lambda _: 1 << 20)
     with pytest.raises(
-        OnggiError, match="its own calibration text the model is whole in memory.* a layer at a time"
+        OnggiError, match=r"its own calibration text the model is whole in memory.* a layer at a time"
     ):
         quantize(config, tmp_path / "w4")
 
