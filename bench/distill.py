@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import distill_report, process, record, tables
+from parts import code, distill_report, process, record, tables
 
 HERE = Path(__file__).resolve().parent
 TEACHER, SOURCE = "package:gemma3-270m", "debian:libreoffice-help"
@@ -69,6 +69,10 @@ class Bench:
     def begun(self) -> dict[str, Any]:
         """What is noted of a part before it is measured."""
         return record.begun("distill", process.facts(), self.quick)
+
+    def place(self, name: str, *others: str) -> Path:
+        """A folder for what onggi makes, without what other code has left there. others: rooms that it is made by, too."""
+        return code.fresh(self.work / name, code.digest([*code.MAKES, *others]))
 
     def head(self) -> dict[str, Any]:
         """Every way and kind in turns, and how far loss and gradients are apart."""
@@ -118,7 +122,7 @@ class Bench:
         from onggi.stages import ReshapeConfig, reshape
 
         layers = shape.load(references.resolve(TEACHER)).num_hidden_layers
-        return reshape(ReshapeConfig(TEACHER, layers=layers // 2, choice="naive"), self.work / "student").path
+        return reshape(ReshapeConfig(TEACHER, layers=layers // 2, choice="naive"), self.place("student")).path
 
     def tail(self) -> dict[str, Any]:
         """Gradients of a stored teacher against the whole one's, by language."""
@@ -138,8 +142,9 @@ class Bench:
             say(f"tail: {language}")
             passages = list(text.load("probe", [language]).passages(language).values())[: self.sizes.passages]
             both = [engine.states(passages) for engine in engines]
-            theirs, own = (torch.cat([hidden for hidden, _ in side]) for side in both)
-            targets = torch.cat([ids for _, ids in both[0]])
+            device = engines[0].device
+            theirs, own = (torch.cat([hidden for hidden, _ in side]).to(device) for side in both)
+            targets = torch.cat([ids for _, ids in both[0]]).to(device)
             whole = Dense(theirs, engines[0].head)
             generator = torch.Generator().manual_seed(0)
             top = entries(whole, count)
@@ -185,21 +190,21 @@ class Bench:
         kept = {
             tail: capture(
                 CaptureConfig(TEACHER, SOURCE, self.sizes.bytes, tail, tokens=tokens, **size),
-                self.work / f"stored-{tail}",
+                self.place(f"stored-{tail}"),
             ).path
             for tail in ("bucket", "draws")
         }
         with_teacher = DistillConfig(TEACHER, student, SOURCE, **size, **step)
         runs = {
-            "resident": distill(with_teacher, self.work / "resident"),
+            "resident": distill(with_teacher, self.place("resident")),
             **{
                 f"stored, {tail}": distill(
-                    DistillConfig(str(place), student, **step), self.work / f"from-{tail}"
+                    DistillConfig(str(place), student, **step), self.place(f"from-{tail}")
                 )
                 for tail, place in kept.items()
             },
             "text alone": pretrain(
-                PretrainConfig(SOURCE, student, learning_rate=3e-4, **size, **step), self.work / "text"
+                PretrainConfig(SOURCE, student, learning_rate=3e-4, **size, **step), self.place("text")
             ),
         }
         return {
@@ -213,12 +218,10 @@ class Bench:
 
     def text(self) -> dict[str, Any]:
         """The recipe's two students on the probe."""
-        found = self.begun()
+        found, runs = self.begun(), self.place("runs", *code.MEASURES)
         command = [sys.executable, "-m", "onggi", "run", str(HERE.parent / "recipes" / "distill-small.yaml")]
-        process.measure(
-            [*command, *self.sizes.text, "--runs", str(self.work / "runs")], self.work / "recipe.log"
-        )
-        made = self.work / "runs" / "distill-small" / "scores"
+        process.measure([*command, *self.sizes.text, "--runs", str(runs)], self.work / "recipe.log")
+        made = runs / "distill-small" / "scores"
         scores = json.loads((made / "scores.json").read_text())["models"]
         bits = {
             name: {tag: of["bits_per_byte"]["value"] for tag, of in scores[name]["languages"].items()}

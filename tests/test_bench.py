@@ -269,6 +269,43 @@ def test_a_taught_student_must_win_in_every_language(
     assert ("all 3 languages" in goal["note"]) is won and ("not in th" in goal["note"]) is not won
 
 
+def test_a_page_of_distillation_says_what_was_measured(bench: Callable[[str], Any]) -> None:
+    report = bench("parts.distill_report")
+    begun = {"command": "python bench/distill.py ", "date": "2026-11-28", "versions": {"onggi": "0.1.0"}}
+    begun["machine"] = {"processor": "a processor", "cores": 2}
+    way = {"seconds": [1.0, 1.2, 1.1], "bytes": 10 << 20, "loss": 0.5}
+    kind = {"onggi": way, "dense": {**way, "seconds": [2.0, 2.2, 2.1], "bytes": 200 << 20}, "trl": way}
+    kind["apart"] = {"dense": {"loss": 1e-7, "gradients": 2e-6}, "trl": {"loss": 1e-7, "gradients": 3e-4}}
+    sizes = {"positions": 64, "vocabulary": 4096, "hidden": 64, "turns": 3}
+    bits = {
+        "resident": {"ko": 1.0, "en": 1.1, "km": 0.9},
+        "stored, bucket": {"ko": 1.005, "en": 1.1, "km": 0.92},
+    }
+    result: dict[str, Any] = {
+        "quick": False,
+        "head": {**begun, **sizes, "kinds": {"kl": kind}},
+        "tail": None,
+        "stored": {
+            **begun,
+            "steps": 24,
+            "ceiling": 2.0,
+            "tokens_per_second": {"resident": 100.0, "stored, bucket": 190.0},
+            "bits_per_byte": bits,
+        },
+        "text": None,
+    }
+    result["goals"] = report.goals(result)
+    said = {goal["what"]: goal for goal in result["goals"]}
+    assert said["kl: time against a dense loss"]["met"] and said["kl: memory against a dense loss"]["met"]
+    assert not said["kl: time against trl"]["met"]  # as fast, but its gradients are others
+    assert said["the arithmetic's ceiling : what a stored teacher gains"]["met"]
+    apart = said["bits per byte after, stored and resident, the language furthest apart"]
+    assert not apart["met"] and "(km)" in apart["note"]
+    page = report.page(result)
+    assert "| kl | onggi | 1.10 (1.00–1.20) | 10 | 0.500000 |" in page and "## A stored teacher" in page
+    assert "## The tail" not in page and "**missed**" in page
+
+
 def test_what_other_code_left_is_made_anew(bench: Callable[[str], Any], tmp_path: Path) -> None:
     code, package = bench("parts.code"), tmp_path / "package"
     (package / "text" / "data").mkdir(parents=True)

@@ -124,7 +124,7 @@ def page(result: dict[str, Any]) -> str:
         "# Distillation: its loss, a stored teacher, and against text alone",
         "",
         *(["**A trial of the bench itself; its numbers mean nothing.**", ""] if result["quick"] else []),
-        "Made by `make bench`; this page is written by the bench and not by hand. Recovery is on [a page of its own](effort.md).",
+        "Made by `make bench`; this page is written by the bench and not by hand. Recovery is `bench/effort.py`'s.",
         "",
         "## Goals",
         "",

@@ -254,6 +254,26 @@ def test_rows_that_no_group_divides_stay_as_they_are_and_are_named(
         OnggiError, match=r"layers\.0\.mlp\.down_proj has 200 columns, which no group divides"
     ):
         quantize(config(folder, method="rtn", format="gptq"), tmp_path / "gptq")
+    with pytest.raises(
+        OnggiError, match=r"choices: w3a16-g128 does not fit .*down_proj.*--choices w4a16,w8a16"
+    ):
+        quantize(config(folder, budget="3.6"), tmp_path / "mixed")
+
+
+def test_a_model_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    save_model(folder, "Llama", num_hidden_layers=1, hidden_size=144, head_dim=36, intermediate_size=200)
+    for options in ({}, {"scheme": "w4a16-g128-asym"}, {"method": "rtn"}):
+        with pytest.raises(OnggiError, match=r"scheme: w4a16-g128.* fits no matrix .*q_proj, 144 columns"):
+            quantize(config(folder, **options), tmp_path / "made")
+    quantize(config(folder, scheme="w4a16"), tmp_path / "made")
+    narrow = tmp_path / "narrow"
+    narrow.mkdir()
+    save_model(narrow, "Llama", num_hidden_layers=1, hidden_size=144, head_dim=36, intermediate_size=256)
+    quantize(config(narrow, scheme="w4a16-g128-asym"), tmp_path / "asym")
+    with pytest.raises(OnggiError, match="embedding: 144 input columns"):
+        quantize(config(narrow, scheme="w4a16-g32", embedding="w4-g32"), tmp_path / "packed")
 
 
 @pytest.mark.parametrize("name", ["nf4", "int8"])

@@ -305,26 +305,41 @@ def test_what_was_done_beside_rounding_is_told_with_what_it_bought(tmp_path: Pat
     (tmp_path / "mixed").mkdir()
     matrix = {"units": units, "chosen": ["w3a16-g128", "w8a16"], "nats": {}, "damage": "kl"}
     ledger.write_json(tmp_path / "mixed" / "sensitivity.json", matrix)
+    ledger.write_json(tmp_path / "mixed" / "onggi.json", {"bits": bits})
     variants = {
         "mixed": mixed,
-        "best": model(BALANCED, **made, scheme="w4a16-g128", healed={"damage": damage}),
+        "best": model(
+            BALANCED, **made, scheme="w4a16-g128", healed={"damage": damage, "measure": "relative"}
+        ),
         "all": model(BALANCED, **made, scheme="w8a16", embedding="w8"),
     }
     given = evaluation(tmp_path / "scores", scores(variants))
-    for language, words in {
-        "en": [
-            "3.60 bits a weight, chosen for the worst language (held-out text beforehand: worst 0.500, mean 0.310; chosen "
-            "for the mean 0.620 and 0.290)",
-            "tuned end to end (worst language of held-out text 0.500 → 0.330)",
-            "embedding and output head rounded too (w8)",
-        ],
-        "ko": ["가중치당 3.60비트", "0.500 → 0.330", "임베딩과 출력층도 반올림(w8)"],
-    }.items():
+    for language, words, drawing in (
+        (
+            "en",
+            [
+                "3.60 bits a weight, chosen for the worst language (held-out text beforehand, KL, nats a token: worst 0.500, "
+                "mean 0.310; chosen for the mean: worst 0.620, mean 0.290)",
+                "tuned end to end (worst language of held-out text: 0.500 → 0.330 KL, nats for each nat of the text)",
+                "embedding and output head rounded too (w8)",
+            ],
+            ["share of each layer in what w3a16-g128 costs", "bits chosen", "Khmer"],
+        ),
+        (
+            "ko",
+            ["가중치당 3.60비트", "0.500 → 0.330", "임베딩과 출력층도 반올림(w8)"],
+            ["손해 중 층별 비중(%)", "배분된 비트 수", "층 1~2", "크메르어"],
+        ),
+    ):
         out = report_stage(ReportConfig([given], language), tmp_path / f"report-{language}").path
         page = (out / "report.md").read_text(encoding="utf-8")
         assert all(word in page for word in words)
         drawn = (out / "report.html").read_text(encoding="utf-8")
-        assert "share of each layer in what w3a16-g128 costs" in drawn and "bits chosen" in drawn
+        assert all(word in drawn for word in drawing)
+    # Quantised again since with other bits: its matrix is another's.
+    ledger.write_json(tmp_path / "mixed" / "onggi.json", {"bits": {**bits, "bits_per_weight": 4.0}})
+    out = report_stage(ReportConfig([given]), tmp_path / "report-en").path
+    assert "bits chosen" not in (out / "report.html").read_text(encoding="utf-8")
 
 
 # ── where the reference's weights lay ──────────────────────────────────────────────────────────

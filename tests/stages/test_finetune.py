@@ -19,6 +19,7 @@ from onggi.languages import Languages
 from onggi.stages import FinetuneConfig, ReportConfig, finetune, report
 from onggi.stages.base import Names
 from onggi.stages.finetune_measures import Measures, compared
+from onggi.stages.finetune_plan import plan as stage_plan
 from onggi.text.prompts import Prompt
 from processes import same_curves, same_weights, torchrun
 
@@ -350,6 +351,14 @@ def test_what_cannot_work_is_said(
     with pytest.raises(OnggiError, match=said):
         finetune(FinetuneConfig(str(tiny), data, **{**SMALL, "steps": 8, **options}), tmp_path / "out")
     assert not (tmp_path / "out" / "stage.json").exists()
+
+
+def test_the_plan_counts_no_more_places_than_a_step_has(tiny: Path, chat: Path) -> None:
+    few, more, most = (
+        stage_plan(config(tiny, chat, batch_tokens=512, length=64, at_once=at_once)).memory or 0
+        for at_once in (2, 8, 800)
+    )
+    assert 0 < few < more == most
 
 
 def test_what_is_said_of_gains_and_losses() -> None:

@@ -142,7 +142,10 @@ class _Trials:
                 try:
                     own = choice.for_columns(stacked.shape[1])
                 except OnggiError as error:
-                    raise OnggiError(f"{place}{names[0]}: {error}") from error
+                    raise OnggiError(
+                        f"choices: {choice.name} does not fit {place}{names[0]}, whose {stacked.shape[1]} columns are no multiple "
+                        "of 32; choose among those with a scale for each row (--choices w4a16,w8a16)."
+                    ) from error
                 assert own.grid
                 bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
                 # Two choices may be the same in rows of this width: tried once.
@@ -238,24 +241,27 @@ class _Trials:
         """The watched sequences through one layer as it stands now."""
         return self._onward(index, self._watched(index))
 
-    def _cut(
-        self, entering: tuple[Tensor, bool] | None
-    ) -> Iterator[tuple[slice, tuple[Tensor, bool] | None]]:
-        """The watched sequences as many at a time as a batch of the text has: which they are, and their states."""
+    def _rows(self) -> Iterator[slice]:
+        """The watched sequences, as many at a time as a batch of the text has."""
         size = self.walk.batches[0].stop - self.walk.batches[0].start
         for start in range(self.first, len(self.walk.ids), size):
-            own = slice(start - self.first, start - self.first + size)
-            rows = slice(start, min(start + size, len(self.walk.ids)))
-            yield rows, (entering[0][own], entering[1]) if entering else None
+            yield slice(start, min(start + size, len(self.walk.ids)))
+
+    def _cut(self, entering: tuple[Tensor, bool]) -> Iterator[tuple[slice, tuple[Tensor, bool]]]:
+        """The same with their states."""
+        states, whole = entering
+        for rows in self._rows():
+            yield rows, (states[rows.start - self.first : rows.stop - self.first], whole)
 
     def _onward(self, index: int, entering: tuple[Tensor, bool] | None) -> tuple[Tensor, bool]:
         """The watched sequences through one layer as it stands."""
-        found = [self.walk.onward(index, own, rows) for rows, own in self._cut(entering)]
+        cut = self._cut(entering) if entering else ((rows, None) for rows in self._rows())
+        found = [self.walk.onward(index, own, rows) for rows, own in cut]
         return torch.cat([states for states, _ in found]), found[0][1]
 
     def _finished(self, entering: tuple[Tensor, bool]) -> Tensor:
         """As the output head gets them."""
-        return torch.cat([self.walk.finished(own, rows) for rows, own in self._cut(entering) if own])
+        return torch.cat([self.walk.finished(own, rows) for rows, own in self._cut(entering)])
 
     def _to_the_end(self, index: int, states: list[tuple[Tensor, bool]]) -> Iterator[Tensor]:
         """States that left a layer, through the later ones and to the head."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import ledger
+from ..errors import OnggiError
 from ..grids import Steps
 from ..models import checkpoint as checkpoints
 from ..models.checkpoint import Checkpoint, Pending, copied
@@ -43,17 +44,21 @@ def unfit(scheme: Scheme, decoder: Decoder) -> dict[str, int]:
     }
 
 
-def uniform(scheme: Scheme, decoder: Decoder) -> Scheme:
-    """`scheme` with the one group that all linear modules which it fits and the embedding can have: some layouts say
-    one for the whole model. Raises OnggiError where there is none.
+def uniform(scheme: Scheme, decoder: Decoder, *, embedding: bool) -> Scheme:
+    """`scheme` with the one group that all linear modules which it fits can have, and the `embedding` where it is
+    quantised: some layouts say one for the whole model. Raises OnggiError where it does not fit the embedding.
     """
     widths = {
         module.in_features for i in range(len(decoder.layers)) for module in decoder.linears(i).values()
     }
     widths = {width for width in widths if scheme.fits(width)}
-    widths.add(decoder.embedding.get_parameter("weight").shape[1])
+    if embedding:
+        widths.add(decoder.embedding.get_parameter("weight").shape[1])
     for width in sorted(widths):
-        scheme = scheme.for_columns(width)
+        try:
+            scheme = scheme.for_columns(width)
+        except OnggiError as error:
+            raise OnggiError(f"embedding: {error}") from error
     return scheme
 
 

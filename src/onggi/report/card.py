@@ -162,8 +162,8 @@ def _price(bits: Mapping[str, Any]) -> str:
     name = "mean" if bits["objective"] == "worst" else "worst"
     other = bits["price"][name]
     return (
-        f"as measured beforehand worst {own['worst']:.4f}, mean {own['mean']:.4f}; by the {name} it would be "
-        f"{other['worst']:.4f} and {other['mean']:.4f}"
+        f"as measured beforehand ({_DAMAGE[bits.get('damage', 'kl')]}) worst {own['worst']:.4f}, mean {own['mean']:.4f}; by the "
+        f"{name} it would be {other['worst']:.4f} and {other['mean']:.4f}"
     )
 
 

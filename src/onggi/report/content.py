@@ -73,7 +73,7 @@ def section(
 def _matrix(name: str, matrix: Mapping[str, Any], say: Phrases) -> Figure:
     """Which layers carry which languages, and the bits that they got."""
     title = say("made.matrix", name=plain(name))
-    return Figure([Panel(heatmap(matrix), title, title)], say("made.matrix_about"))
+    return Figure([Panel(heatmap(matrix, say), title, title)], say("made.matrix_about"))
 
 
 def _measured(scores: Scores, say: Phrases) -> str:
@@ -341,10 +341,12 @@ def _beyond(about: Mapping[str, Any], say: Phrases) -> list[str]:
         chosen, left = price[bits["objective"]], price[other]
         values = {"bits": f"{bits['bits_per_weight']:.2f}", "worst": chosen["worst"], "mean": chosen["mean"]}
         values |= {"other_worst": left["worst"], "other_mean": left["mean"]}
+        values |= {"unit": say(f"measure.{bits.get('damage', 'kl')}")}
         found.append(say(f"made.bits_{bits['objective']}", **values))
     if healed := about.get("healed"):
         before, after = (max(healed["damage"][when].values()) for when in ("before", "after"))
-        found.append(say("made.tuned", before=f"{before:.3f}", after=f"{after:.3f}"))
+        unit = say(f"measure.{healed['measure']}")
+        found.append(say("made.tuned", before=f"{before:.3f}", after=f"{after:.3f}", unit=unit))
     return found
 
 

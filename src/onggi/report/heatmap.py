@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from .. import languages as tags
+from ..phrases import Phrases
 from .figures import _FONT, _INK, _LETTER, _drawing, _svg
 
 _CELL, _SPACE = 24, 34  # CSS pixels: a cell's side, and what titles take
@@ -16,11 +16,12 @@ _WIDE = 720  # more layers than fit make narrower cells, without numbers in them
 _BITS = re.compile(r"(?:w|I?Q)(\d+)[a_]")  # of a scheme, w4a16, or of a type of GGUF, Q4_K
 
 
-def heatmap(matrix: Mapping[str, Any]) -> str:
-    """An SVG of `sensitivity.json`: for each language the share of each layer in what the coarsest choice costs
+def heatmap(matrix: Mapping[str, Any], say: Phrases | None = None) -> str:
+    """An SVG of `sensitivity.json`, in the reader's language (default: English): for each language the share of each layer in what the coarsest choice costs
     it, in percent; below, the bits of each part of each layer. Every row sums to 100, so that languages are
     seen apart whatever their damage; the darker, the more.
     """
+    say = say or Phrases("en")
     units: Sequence[Mapping[str, Any]] = matrix["units"]
     layers = max(unit["layer"] for unit in units) + 1
     coarsest = min(units[0]["bits"], key=lambda choice: sum(unit["bits"][choice] for unit in units))
@@ -35,7 +36,7 @@ def heatmap(matrix: Mapping[str, Any]) -> str:
     for unit, part, choice in zip(units, parts, matrix["chosen"], strict=True):
         found = _BITS.match(choice)
         chosen[part][unit["layer"]] = found[1] if found else choice
-    left = max(cell_len(tags.name(name)) for name in names)
+    left = max(cell_len(say.name(name)) for name in names)
     left = max([left, *map(len, chosen)]) * _LETTER + 14
     cell = min(_CELL, (_WIDE - left) / layers)
     width = left + cell * layers + 10
@@ -43,18 +44,20 @@ def heatmap(matrix: Mapping[str, Any]) -> str:
     with _drawing(width, height) as figure:
         top = _SPACE
         numbers = [[f"{value:.0f}" for value in own] for own in shares.values()]
-        rows = [tags.name(name) for name in names]
-        title = f"share of each layer in what {coarsest} costs, %"
+        rows = [say.name(name) for name in names]
+        title = say("heatmap.shares", choice=coarsest)
         box = (left, top, cell * layers, _CELL * len(names))
         _cells(figure, (width, height), box, rows, list(shares.values()), numbers, title, cell)
         top += _CELL * len(names) + _SPACE
         bits = [[float(value) if value.isdigit() else 0.0 for value in own] for own in chosen.values()]
         box = (left, top, cell * layers, _CELL * len(chosen))
-        _cells(figure, (width, height), box, list(chosen), bits, list(chosen.values()), "bits chosen", cell)
+        _cells(
+            figure, (width, height), box, list(chosen), bits, list(chosen.values()), say("heatmap.bits"), cell
+        )
         figure.text(
             (left + cell * layers) / width,
             6 / height,
-            f"layers 1 to {layers}",
+            say("heatmap.layers", count=layers),
             ha="right",
             color=_INK,
             fontsize=_FONT,

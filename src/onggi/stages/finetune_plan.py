@@ -29,7 +29,9 @@ def plan(config: FinetuneConfig) -> Plan:
     parameters = size.bytes // 4
     trained = parameters if config.method == "full" else parameters // 50
     length = config.length or 512
-    passed = sequences_at_once(config.at_once, length, default_device(), AT_ONCE) * length
+    passed = min(
+        sequences_at_once(config.at_once, length, default_device(), AT_ONCE) * length, config.batch_tokens
+    )
     chunk = min(passed, 192) * size.vocabulary * 10
     memory = 900_000_000 + 4 * parameters + 12 * trained + chunk + passed * size.hidden * 1600 + 4 * length
     # Two checkpoints with moments and a third while it is written; as many of the weights that may be kept.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -340,16 +341,12 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     calibration = text.drawn
     if config.format == "gptq":
         scheme = scheme.stored_in(torch.float16)
-    if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
-        scheme = stream.uniform(scheme, decoder)
-    store = gptq.store if config.format == "gptq" else compressed_tensors.store
     unfit = {} if config.budget else stream.unfit(scheme, decoder)
-    if unfit and config.format == "gptq":
-        name, columns = next(iter(unfit.items()))
-        raise OnggiError(
-            f"format: {name} has {columns} columns, which no group divides, and the GPTQ layout has all matrices of the layers "
-            "quantised; use --format compressed-tensors, or a scheme with a scale for each row (w4a16, w8a16)."
-        )
+    if unfit:
+        _check_fit(config, unfit, decoder)
+    if config.format == "gptq" or config.embedding or config.scheme.endswith("asym"):
+        scheme = stream.uniform(scheme, decoder, embedding=bool(config.embedding))
+    store = gptq.store if config.format == "gptq" else compressed_tensors.store
     total = len(decoder.layers)
     schemes: Any = scheme
     mixed = None
@@ -449,6 +446,22 @@ def _quantize(config: QuantizeConfig, job: ledger.Job, line: str) -> Artifact:
     made_at = job.finish([*names, "README.md"], command=line, **facts)
     _say_how_to_serve(config, job.out, vllm=vllm, beside=served_with)
     return made_at
+
+
+def _check_fit(config: QuantizeConfig, unfit: Mapping[str, int], decoder: Any) -> None:
+    """Raises OnggiError where matrices that no group divides cannot stay as they are."""
+    name, columns = next(iter(unfit.items()))
+    layers = range(len(decoder.layers))
+    if config.format == "gptq":
+        raise OnggiError(
+            f"format: {name} has {columns} columns, which no group divides, and the GPTQ layout has all matrices of the layers "
+            "quantised; use --format compressed-tensors, or a scheme with a scale for each row (w4a16, w8a16)."
+        )
+    if len(unfit) == sum(len(decoder.linears(i)) for i in layers) and not any(map(decoder.experts, layers)):
+        raise OnggiError(
+            f"scheme: {config.scheme} fits no matrix of this model (first: {name}, {columns} columns, no multiple of 32); use "
+            "one with a scale for each row (w4a16, w8a16)."
+        )
 
 
 def _tune(

@@ -169,6 +169,7 @@ def solved(
     return chosen, {
         "budget": config.budget,
         "objective": config.objective,
+        "damage": config.damage,
         "choices": choices,
         "bits_per_weight": chosen.bits / weights,
         "price": {name: {"worst": one.worst, "mean": one.mean} for name, one in price.items()},

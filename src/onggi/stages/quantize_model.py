@@ -128,6 +128,10 @@ def say_what_is_odd(
     for wanted, groups in smaller.items():
         say(f"Some matrices are not a multiple of {wanted} wide; they have groups of {sorted(groups)}.")
     left: dict[tuple[str, str], int] = {}
+    narrow = {
+        name: f"its {columns} columns are no multiple of 32; w4a16 and w8a16 have a scale for a row"
+        for name, columns in (unfit or {}).items()
+    }
     fused = Names(decoder.model, source.entries).fused
     for index in range(len(decoder.layers)):
         whole = {
@@ -137,14 +141,8 @@ def say_what_is_odd(
             if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
         }
         place = f"{decoder.layer_name(index)}."
-        narrow = {
-            name.removeprefix(
-                place
-            ): f"its {columns} columns are no multiple of 32; w4a16 and w8a16 have a scale for a row"
-            for name, columns in (unfit or {}).items()
-            if name.startswith(place)
-        }
-        for name, why in (decoder.left(index) | whole | narrow).items():
+        own = {name.removeprefix(place): why for name, why in narrow.items() if name.startswith(place)}
+        for name, why in (decoder.left(index) | whole | own).items():
             left[name, why] = left.get((name, why), 0) + 1
     for (name, why), count in left.items():
         say(f"{name} stays as it is in {count} layers ({why}).")

@@ -97,7 +97,14 @@ def calibration(config: QuantizeConfig, folder: Path, job: ledger.Job) -> Drawn:
     from ..text.tokens import Tokens
 
     of_text, alone = divided(config)
-    found = text.load("starts" if config.text == "self" else config.text, of_text)
+    try:
+        found = text.load("starts" if config.text == "self" else config.text, of_text)
+    except OnggiError as error:
+        if config.text != type(config).text:
+            raise
+        raise OnggiError(
+            f"text: {error} It is the default: name text of your own (--text), or have the model write it (--text self)."
+        ) from error
     if found.name == "probe":  # a folder that `onggi text` made of it
         raise OnggiError(NO_PROBE)
     languages = config.languages or Languages(found.languages)

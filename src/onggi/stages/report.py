@@ -56,7 +56,12 @@ class ReportConfig:
 
 def inputs(config: ReportConfig) -> dict[str, Any]:
     """Fingerprints of the evaluations, tunings and people's results."""
-    return {"inputs": [_found(folder).fingerprint for folder in config.inputs]}
+    given = [_found(folder) for folder in config.inputs]
+    scores = [
+        ledger.read_json(made.path / _READ["evaluate"]) for made in given if made.record["verb"] == "evaluate"
+    ]
+    drawn = [ledger.sha256(file) for one in scores for file in _matrices(one).values()]
+    return {"inputs": [made.fingerprint for made in given], "matrices": drawn}
 
 
 def _found(folder: str) -> Artifact:
@@ -66,14 +71,19 @@ def _found(folder: str) -> Artifact:
     return found
 
 
-def _matrices(scores: dict[str, Any]) -> dict[str, Any]:
-    """variant → what each layer costs each language, of those with mixed bits whose folder is still here."""
-    files = {
-        name: Path(model["source"]) / quantize_bits.MATRIX
-        for name, model in scores["models"].items()
-        if model["about"].get("bits")
-    }
-    return {name: ledger.read_json(file) for name, file in files.items() if file.is_file()}
+def _matrices(scores: dict[str, Any]) -> dict[str, Path]:
+    """variant → the file of what each layer costs each language, of those with mixed bits whose folder is still here and as
+    it was when it was measured.
+    """
+    from ..models import references
+
+    found = {}
+    for name, model in scores["models"].items():
+        bits, folder = model["about"].get("bits"), Path(model["source"])
+        file = folder / quantize_bits.MATRIX
+        if bits and file.is_file() and references.about(folder).get("bits") == bits:
+            found[name] = file
+    return found
 
 
 def report(config: ReportConfig, out: Path) -> Artifact:
@@ -115,7 +125,7 @@ def report(config: ReportConfig, out: Path) -> Artifact:
             if made.record["verb"] == "evaluate":
                 answers = pages.first_answers(made.path / "answers.jsonl")
                 said = [study for study, scores in home if scores is found]
-                matrices = _matrices(found)
+                matrices = {name: ledger.read_json(file) for name, file in _matrices(found).items()}
                 sections.append(
                     content.section(found, made.record, again, say, answers, said, config.focus, matrices)
                 )
