@@ -254,6 +254,18 @@ def test_no_name_breaks_a_table(name: str) -> None:
         assert header and name in header[0]
 
 
+def test_many_variants_stand_one_under_the_other_on_a_narrow_terminal() -> None:
+    whole = scores({f"variant-{n}": model(ENGLISH if n % 2 else BALANCED) for n in range(12)}, "better")
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    terminal.show(console, whole, KO)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    rows = [line for line in lines if "variant-" in line and "│" in line]
+    assert len(rows) == 12 and "variant-1 " in rows[1]
+    assert "2.98 (km)" in rows[1] and "0.68 (km)" in rows[0] and "1.37" in rows[1]
+    assert any("평균(로마자)" in line for line in lines) and not any("…" in line for line in lines)
+
+
 # ── the stage ──────────────────────────────────────────────────────────────────────────────────
 
 

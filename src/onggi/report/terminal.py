@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +14,7 @@ from ..phrases import Phrases
 from . import compare, grades, items
 from .blocks import Block, Paragraph
 from .blocks import Table as Rows
-from .wording import Scores, by_damage, cell, headline, value, variants, worst
+from .wording import Scores, by_damage, cell, digits, headline, kl, mean, value, variants, worst
 
 
 def show(console: Console, scores: Scores, say: Phrases) -> None:
@@ -28,10 +29,22 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
         _ship(console, scores, say)
         return
     names = variants(scores)
-    table = Table(
-        title=Text(say("terminal.title", reference=scores["reference"], text=scores["text"])),
-        title_justify="left",
-    )
+    if names:
+        table = _languages(scores, names, say)
+        wide = console.measure(table, options=console.options.update(max_width=10_000)).maximum
+        console.print(table if wide <= console.width else _means(scores, names, say))
+    console.print(f"\n{headline(scores, say)}", markup=False, soft_wrap=True)
+    _ship(console, scores, say)
+
+
+def _titled(scores: Scores, say: Phrases) -> Table:
+    title = Text(say("terminal.title", reference=scores["reference"], text=scores["text"]))
+    return Table(title=title, title_justify="left")
+
+
+def _languages(scores: Scores, names: Sequence[str], say: Phrases) -> Table:
+    """A row for each language, a column for each variant."""
+    table = _titled(scores, say)
     table.add_column(say("damage.language"))
     for name in names:
         table.add_column(Text(name), justify="right", no_wrap=True)
@@ -46,10 +59,28 @@ def show(console: Console, scores: Scores, say: Phrases) -> None:
         say("damage.worst"),
         *(f"{value(scores, name, worst(scores, name))} ({worst(scores, name)})" for name in names),
     )
-    if names:
-        console.print(table)
-    console.print(f"\n{headline(scores, say)}", markup=False, soft_wrap=True)
-    _ship(console, scores, say)
+    return table
+
+
+def _means(scores: Scores, names: Sequence[str], say: Phrases) -> Table:
+    """A row for each variant, where they are too many to stand side by side: its worst language, and its means."""
+    table, order = _titled(scores, say), by_damage(scores)
+    groups = {
+        "damage.mean_latin": [tag for tag in order if tags.is_latin(tag)],
+        "damage.mean_other": [tag for tag in order if not tags.is_latin(tag)],
+        "damage.mean_all": order,
+    }
+    groups = {key: group for key, group in groups.items() if group}
+    for title in ("", say("damage.worst"), *map(say, groups)):
+        table.add_column(title, justify="right" if title else "left")
+    for name in names:
+        means = [mean([kl(scores, name, tag)["value"] for tag in group]) for group in groups.values()]
+        table.add_row(
+            Text(name),
+            f"{value(scores, name, worst(scores, name))} ({worst(scores, name)})",
+            *(f"{one:.{digits(scores, name)}f}" for one in means),
+        )
+    return table
 
 
 def _ship(console: Console, scores: Scores, say: Phrases) -> None:
