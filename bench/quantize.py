@@ -64,8 +64,8 @@ class Artifact:
 
 
 def artifacts(tokens: int) -> dict[str, Artifact]:
-    """All of them by name. `best` has the tokens of the others, less those that it holds out; `free` takes more text and more
-    languages.
+    """All of them by name. `best` has the tokens of the others, less those that it holds out; `free` takes more text, more
+    languages, and a zero point for each group.
     """
     held_out = TUNED * len(EIGHT.split(","))
     solved = tokens - held_out
@@ -82,7 +82,7 @@ def artifacts(tokens: int) -> dict[str, Artifact]:
         "english": Artifact("onggi", "english", "onggi, English"),
         "minimax": Artifact("onggi", "balanced", "onggi, minimax", ("--fairness", "minimax")),
         "best": Artifact("onggi", "balanced", f"onggi, best ({split})", (*effort, "--tokens", str(solved))),
-        "free": Artifact("onggi", None, "onggi, best, free", effort),
+        "free": Artifact("onggi", None, "onggi, best, free", (*effort, "--scheme", "w4a16-g128-asym")),
         "rtn": Artifact("onggi", None, "onggi, rounding", ("--method", "rtn")),
     }
     return found
@@ -213,10 +213,16 @@ class Bench:
     def words(self, name: str) -> list[str]:
         """The onggi command of an artifact."""
         one = self.artifacts[name]
-        words = ["quantize", str(self.model), "--scheme", "w4a16-g128", "--out", str(self.work / name)]
+        words = ["quantize", str(self.model), "--out", str(self.work / name)]
         if name == "rtn":
-            return [*words, *one.words]
-        given = {"method": "gptq", "text": str(self.text), "languages": EIGHT, "fairness": "balanced"}
+            return [*words, "--scheme", "w4a16-g128", *one.words]
+        given = {
+            "scheme": "w4a16-g128",
+            "method": "gptq",
+            "text": str(self.text),
+            "languages": EIGHT,
+            "fairness": "balanced",
+        }
         if one.calibration:
             languages, fairness = CALIBRATIONS[one.calibration]
             given |= {"languages": languages, "fairness": fairness, "tokens": str(self.sizes.tokens)}

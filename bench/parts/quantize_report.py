@@ -159,7 +159,7 @@ def _cost(made: dict[str, Any], titles: dict[str, str]) -> list[str]:
         "One run each. *Best* has the tokens of the others in all: those that it solves on and then tunes on (in 16 "
         "steps of 2,048, so each some times, as AutoRound sees its own 200 times) and those held out; *free* takes as many as "
         "`--effort best` takes by itself, in 22 languages, a quarter of it written by the model itself and all of it in the two "
-        "languages that the text lacks.",
+        "languages that the text lacks, and its grid has zero points (4 bits more for every 128 weights, a thousandth of the file).",
         table(head, rows),
         "*Whole process* and *peak memory*: from exec to exit, with libraries, loading and saving. All load the same folder in "
         "bf16, which was made of the GGUF once, before any of them began; and what GPTQModel's files are unpacked to so that "
