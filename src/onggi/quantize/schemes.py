@@ -89,6 +89,7 @@ SCHEMES = {
         Scheme("w3a16-g128", _weights(3, 128), vllm=False),
         Scheme("w2a16-g32", _weights(2, 32), vllm=False),
         Scheme("w8a16", _weights(8, None)),
+        Scheme("w8a16-g128", _weights(8, 128)),
         Scheme("w8a8", _weights(8, None), "int8"),
         Scheme("w8a8-smooth", _weights(8, None), "int8", smooth=True),
         Scheme("fp8", Float8Grid(), "fp8"),

@@ -36,6 +36,7 @@ Scheme = Literal[
     "w3a16-g128",
     "w2a16-g32",
     "w8a16",
+    "w8a16-g128",
     "w8a8",
     "w8a8-smooth",
     "fp8",
@@ -84,7 +85,7 @@ TOKENS = {"fast": 8192, "default": 16384, "best": 32768}
 # Of the tuning of --effort best: sequences of a step, how often it goes over the text, and the fewest steps.
 _SEQUENCES, _ROUNDS, _LEAST_STEPS = 8, 2, 16
 # The scheme of the layers that an embedding of each kind goes with.
-EMBEDDING = {"w8": "w8a16", "w4-g32": "w4a16-g32"}
+EMBEDDING = {"w8": "w8a16", "w8-g128": "w8a16-g128", "w4-g32": "w4a16-g32"}
 
 
 @dataclass(frozen=True)
@@ -144,9 +145,10 @@ class QuantizeConfig:
     verify: bool = False
     """Of a GGUF: run it in llama.cpp and compare its tokens and distributions with what was written, some seconds for
     a small model (pip install 'onggi[llama]'). It holds the model in 32 bits in memory."""
-    embedding: Literal["w8", "w4-g32"] | None = None
-    """Round the embedding and the output head too: w8 with --scheme w8a16, w4-g32 with w4a16-g32, for
-    transformers only. In a small model with a large vocabulary they are most of the weights."""
+    embedding: Literal["w8", "w8-g128", "w4-g32"] | None = None
+    """Round the embedding and the output head too: w8 with --scheme w8a16, w8-g128 with w8a16-g128, w4-g32 with w4a16-g32,
+    for transformers only. In a small model with a large vocabulary they are most of the weights; w8-g128 is the safe one:
+    the others cost some languages far more than English."""
     budget: str | None = None
     """Mix bits instead of one --scheme: bits of a quantised weight with its scales (4.25), or the size of all files
     (190MB). What each part of the model costs each language is measured first, some minutes for a small model,
