@@ -187,7 +187,10 @@ def test_rows_that_fill_no_word_are_refused_by_the_gptq_layout() -> None:
 
 
 @pytest.mark.parametrize("fixture", ["tiny", "tiny_gemma"])
-@pytest.mark.parametrize(("embedding", "scheme", "bits"), [("w8", "w8a16", 8), ("w8-g128", "w8a16-g128", 8), ("w4-g32", "w4a16-g32", 4)])
+@pytest.mark.parametrize(
+    ("embedding", "scheme", "bits"),
+    [("w8", "w8a16", 8), ("w8-g128", "w8a16-g128", 8), ("w4-g32", "w4a16-g32", 4)],
+)
 def test_a_packed_embedding_loads_plainly_tied_or_not(
     embedding: str, scheme: str, bits: int, fixture: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
