@@ -99,7 +99,7 @@ class Bench:
                         told = json.loads(log.read_text().splitlines()[-1])
                         rows[way]["seconds"].append(told["seconds"])
                         rows[way] |= {"bytes": told["bytes"], "loss": told["loss"]}
-                        say(f"{kind}, {way}: {told['seconds']:.2f} s")
+                        record.say(f"{kind}, {way}: {told['seconds']:.2f} s")
                 tensors = {way: load_file(Path(folder) / f"{way}.safetensors") for way in ways}
                 rows["apart"] = {
                     way: {
@@ -139,7 +139,7 @@ class Bench:
         found = {**self.begun(), "bytes": self.sizes.bytes, "entries": count, "passages": self.sizes.passages}
         found["languages"] = {}
         for language in self.sizes.languages.split(","):
-            say(f"tail: {language}")
+            record.say(f"tail: {language}")
             passages = list(text.load("probe", [language]).passages(language).values())[: self.sizes.passages]
             both = [engine.states(passages) for engine in engines]
             device = engines[0].device
@@ -229,10 +229,6 @@ class Bench:
         }
         languages = distill_report.taught_against_alone(made / "items.parquet", "taught", "alone")
         return {**found, "languages": languages, "teacher": bits["teacher"], "start": bits["half"]}
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

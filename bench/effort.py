@@ -121,8 +121,8 @@ class Bench:
         for seed in seeds:
             for name in names:
                 made[f"{name}-{seed}"] = self.make(name, seed, text)
-                say(f"{name}, seed {seed}: {seconds(made[f'{name}-{seed}']):.0f} s")
-        say("measuring")
+                record.say(f"{name}, seed {seed}: {seconds(made[f'{name}-{seed}']):.0f} s")
+        record.say("measuring")
         texts = {"choose": self.given.choose, "probe": "probe"}
         return {
             **found,
@@ -156,8 +156,8 @@ class Bench:
                 *own,
             ]
             made[f"w3-{tune}"] = self.onggi(words, self.work / f"w3-{tune}", self.makes)
-            say(f"w3, {TUNES[tune]}: {seconds(made[f'w3-{tune}']):.0f} s")
-        say("measuring")
+            record.say(f"w3, {TUNES[tune]}: {seconds(made[f'w3-{tune}']):.0f} s")
+        record.say("measuring")
         out = self.scores("probe", "scores-recovery", made)
         pairs = [(name, "w3") for name in made if name != "w3"]
         return {
@@ -215,11 +215,6 @@ def seconds(path: Path) -> float:
     return float(noted(path)["wall_seconds"])
 
 
-def say(message: str) -> None:
-    """To whoever watches."""
-    print(f"effort: {message}", file=sys.stderr, flush=True)
-
-
 def page(result: dict[str, Any]) -> str:
     """The tables, as Markdown."""
     lines = ["# What more effort buys, and what a recovery does", ""]
@@ -239,17 +234,6 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def made_by(found: dict[str, Any]) -> list[str]:
-    """By which command, when, where."""
-    machine = found["machine"]
-    return [
-        f"- command: `{found['command'].strip()}`, {found['date']}",
-        f"- machine: {machine['processor']}, {machine['cores']} cores; "
-        + ", ".join(f"{name} {version}" for name, version in found["versions"].items()),
-        "",
-    ]
-
-
 def efforts_page(found: dict[str, Any]) -> list[str]:
     """What each effort bought."""
     made = {name.rpartition("-")[0] for name in found["seconds"]}
@@ -257,7 +241,7 @@ def efforts_page(found: dict[str, Any]) -> list[str]:
     return [
         "## Efforts",
         "",
-        *made_by(found),
+        *record.made_by(found),
         f"`{found['model']}` to w4a16-g128 on {found['tokens']:,} tokens of `{SOURCE}` ({found['calibrated']}) and "
         f"multiples of them, {found['limit']} passages a language: the language that pays most, and the mean of the languages; "
         f"median of {found['seeds']} seeds (least–most). Choose by the first text; the probe only reports.",
@@ -287,7 +271,7 @@ def recovery_page(found: dict[str, Any]) -> list[str]:
     return [
         "## Recovery",
         "",
-        *made_by(found),
+        *record.made_by(found),
         f"`{found['model']}` to w3a16-g128 by the plain solver on {found['tokens']:,} tokens of `{SOURCE}` "
         f"({found['calibrated']}), then recovered on that text in at most {found['steps']} steps; the probe, {found['limit']} "
         "passages a language, one seed.",

@@ -88,18 +88,18 @@ class Bench:
 
     def measure(self, name: str, script: Path, words: list[str], limit: int | None) -> dict[str, Any]:
         """One process: its cost and what it says of itself. With `resume`, as it was measured before."""
-        facts, record = self.records / f"{name}.facts.json", self.records / f"{name}.json"
+        facts, file = self.records / f"{name}.facts.json", self.records / f"{name}.json"
         words = [*words, "--facts", str(facts), *(["--limit", str(limit)] if limit else [])]
         key = hashlib.sha256(json.dumps([self.code, self.items, words]).encode()).hexdigest()
-        if self.resume and record.is_file():
-            kept = json.loads(record.read_text())
+        if self.resume and file.is_file():
+            kept = json.loads(file.read_text())
             if kept["key"] == key:
                 return kept
         environment = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
         cost = process.measure([sys.executable, str(script), *words], self.logs / f"{name}.log", environment)
         found = {"key": key, **vars(cost), **json.loads(facts.read_text())}
-        record.write_text(json.dumps(found))
-        say(f"{name}: {cost.wall:.1f} s, {cost.peak / 2**30:.2f} GiB")
+        file.write_text(json.dumps(found))
+        record.say(f"{name}: {cost.wall:.1f} s, {cost.peak / 2**30:.2f} GiB")
         return found
 
     def ours(self, setting: str, run: int, limit: int | None = None, variants: int = 1) -> dict[str, Any]:
@@ -239,10 +239,6 @@ def goals(settings: dict[str, Any], curves: dict[str, Any]) -> list[dict[str, An
     ]
 
 
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
-
-
 def main() -> int:
     """Measure, write the page, its JSON and its figure, print the goals; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -267,7 +263,7 @@ def main() -> int:
     bench, machine = Bench(given), process.facts()
     try:
         bench.prepare()
-        say("the peer's best batch size")
+        record.say("the peer's best batch size")
         tried = {setting: bench.batches(setting) for setting in SETTINGS if not setting.startswith("drawn")}
         best = {name: min(own, key=own.__getitem__) for name, own in tried.items()}
         for answers in ANSWERS:  # their shots are as long

@@ -128,7 +128,7 @@ class Bench:
         for name, peer in PEERS.items():
             if why := peers.environment(peer):
                 self.absent[name] = why
-                say(f"{peer.title} is not installable here: {why}")
+                record.say(f"{peer.title} is not installable here: {why}")
         shown = subprocess.run(
             [sys.executable, "-m", "onggi", "inspect", MODEL, "--json"], check=True, stdout=subprocess.PIPE
         )
@@ -139,7 +139,7 @@ class Bench:
                 self.part("short_model", MODEL, self.sizes.layers, short)
             self.model = short
         if not (self.text / "stage.json").is_file():
-            say("text to calibrate on")
+            record.say("text to calibrate on")
             self.onggi("text", SOURCE, "--languages", EIGHT, "--out", str(self.text), log="text")
         self.inputs = {"code": code.digest(code.MAKES)}
         self.inputs |= {
@@ -185,10 +185,10 @@ class Bench:
             quantisation = said["seconds"]
         else:
             cost = self.onggi(*self.words(name), log=name)
-            record = json.loads((out / "stage.json").read_text())
-            quantisation = record["wall_seconds"]
+            stage = json.loads((out / "stage.json").read_text())
+            quantisation = stage["wall_seconds"]
             said = {"precision": json.loads((out / "onggi.json").read_text())["precision"]}
-            said |= {"command": record.get("command")}
+            said |= {"command": stage.get("command")}
         made = {
             "artifact": name,
             "tool": one.tool,
@@ -262,7 +262,7 @@ class Bench:
     def speed(self) -> dict[str, Any]:
         """The peak of the machine; each GPTQ peer once for nothing, then once in each dtype; then `runs` times the peers and onggi, in turns."""
         machine, there = process.facts(), [name for name in GPTQ if name not in self.absent]
-        say("the machine's own peak")
+        record.say("the machine's own peak")
         peaks = [self.peak()]
         # The first measured run of each finds the model and its libraries in the page cache, as later ones do.
         subprocess.run(["cat", *self.model.glob("*.safetensors")], check=True, stdout=subprocess.DEVNULL)
@@ -284,7 +284,7 @@ class Bench:
                 records[label] = self.make(name, dtype)
                 kept.write_text(json.dumps({"key": own.hexdigest(), "records": records}))
                 made = records[label]
-                say(
+                record.say(
                     f"{label}: {made['wall']:.1f} s ({made['quantisation']:.1f} s), {made['peak'] / 2**30:.2f} GiB"
                 )
             return records[label]
@@ -332,13 +332,13 @@ class Bench:
         for name in self.there():
             try:
                 if not (made := self.made(name)) or not (self.work / name).is_dir():
-                    say(f"{name}: quantising")
+                    record.say(f"{name}: quantising")
                     made = self.make(name)
-                    say(f"{name}: {made['wall']:.1f} s, {made['peak'] / 2**30:.2f} GiB")
+                    record.say(f"{name}: {made['wall']:.1f} s, {made['peak'] / 2**30:.2f} GiB")
                 self.unpack(name)
             except process.Failed as error:
                 failed[name] = str(error)[-800:]
-                say(f"{name} failed: {error}")
+                record.say(f"{name} failed: {error}")
                 continue
             records[name] = made
         return {"machine": machine, "records": records, "failed": failed}
@@ -351,7 +351,7 @@ class Bench:
         words += ["--reference", str(self.model), "--text", text, "--out", str(out)]
         words += ["--languages", languages] if languages else []
         words += ["--limit", str(self.sizes.passages)] if self.sizes.passages else []
-        say(f"measuring on {name}")
+        record.say(f"measuring on {name}")
         subprocess.run([sys.executable, "-m", "onggi", "evaluate", *words], check=True)
         scores = json.loads((out / "scores.json").read_text())
         return {
@@ -392,10 +392,6 @@ def digest(folder: Path) -> str:
 
 def now() -> str:
     return datetime.datetime.now().astimezone().isoformat(timespec="minutes")
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

@@ -131,7 +131,7 @@ class Bench:
         """Have a file by its name among the records of this run: what it took, its digest and that of its inputs."""
 
         def told() -> dict[str, Any]:
-            say(name)
+            record.say(name)
             return vars(make())
 
         self.records[name] = record.made(self.path(name), inputs, told)
@@ -222,7 +222,7 @@ class Bench:
                 self.make(name, make, inputs)
             except (process.Failed, OSError, StopIteration) as error:
                 failed[name] = str(error)[-800:] or "wrote no .gguf"
-                say(f"{name} failed: {failed[name]}")
+                record.say(f"{name} failed: {failed[name]}")
         return {"records": self.records, "failed": failed}
 
     def names(self) -> list[str]:
@@ -254,7 +254,7 @@ class Bench:
         words += ["--languages", self.sizes.languages] if self.sizes.languages else []
         if not names:
             raise process.Failed("there are no files to measure; make them first: --only files")
-        say(f"measuring {len(names)} files in llama.cpp")
+        record.say(f"measuring {len(names)} files in llama.cpp")
         self.part("gguf_scores", *words, "--out", out, *(f"{name}={self.path(name)}" for name in names))
         return {
             "files": {name: json.loads((out / f"{name}.json").read_text())["languages"] for name in names},
@@ -276,7 +276,7 @@ class Bench:
                 own = found.setdefault(name, {"prefill": [], "decode": []})
                 for row in json.loads(done.stdout):
                     own["prefill" if row["n_prompt"] > 0 else "decode"].append(row["avg_ts"])
-                say(f"{name}: {own['prefill'][-1]:.0f} and {own['decode'][-1]:.1f} tokens/s")
+                record.say(f"{name}: {own['prefill'][-1]:.0f} and {own['decode'][-1]:.1f} tokens/s")
         return {"files": found, "digests": {name: ledger.sha256(self.path(name)) for name in found}}
 
 
@@ -292,13 +292,9 @@ def of_these_files(result: dict[str, Any]) -> dict[str, Any]:
                 if digests.get(name) == records.get(name, {}).get("sha256", "")
             }
             for name in result[part]["files"].keys() - own.keys():
-                say(f"{name}: another file than the one in {part}, which is left out; measure again")
+                record.say(f"{name}: another file than the one in {part}, which is left out; measure again")
             result = result | {part: {**result[part], "files": own} if own else None}
     return result
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

@@ -69,7 +69,7 @@ class Bench:
     def onggi(self, name: str, *words: str) -> Path:
         """Run a verb into the folder `name`, in a process of its own."""
         out = self.work / name
-        say(name)
+        record.say(name)
         command = [sys.executable, "-m", "onggi", *words, "--quiet", "--out", str(out)]
         process.measure(command, self.work / "logs" / f"{name}.log")
         self.seconds[name] = json.loads((out / "stage.json").read_text())["wall_seconds"]
@@ -302,10 +302,6 @@ def figure(result: dict[str, Any]) -> str:
         drawing.tight_layout()
         drawing.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
-
-
-def say(message: str) -> None:
-    print(f"bench: {message}", file=sys.stderr, flush=True)
 
 
 def main() -> int:

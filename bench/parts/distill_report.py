@@ -137,16 +137,6 @@ def page(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _made_by(found: dict[str, Any]) -> list[str]:
-    machine = found["machine"]
-    versions = ", ".join(f"{name} {version}" for name, version in found["versions"].items())
-    return [
-        f"- command: `{found['command'].strip()}`, {found['date']}",
-        f"- machine: {machine['processor']}, {machine['cores']} cores; {versions}",
-        "",
-    ]
-
-
 def _head(found: dict[str, Any]) -> list[str]:
     rows = []
     for name, kind in found["kinds"].items():
@@ -159,7 +149,7 @@ def _head(found: dict[str, Any]) -> list[str]:
     return [
         "## Head and loss",
         "",
-        *_made_by(found),
+        *record.made_by(found),
         f"{found['positions']:,} positions, {found['vocabulary']:,} tokens, {found['hidden']} columns; fp32, forward and backward, on "
         f"the same states and weights; each in a process of its own, {found['turns']} times in turns. Memory is what the loss adds at "
         "its peak; the heads' weights and their gradient are not counted. *dense*: all logits at once, as trl's GKD has it; *trl*: "
@@ -179,7 +169,7 @@ def _tail(found: dict[str, Any]) -> list[str]:
     return [
         "## The tail of a stored teacher",
         "",
-        *_made_by(found),
+        *record.made_by(found),
         f"{found['bytes']} bytes a token are {found['entries']} entries. What a student's gradient is off by against the whole teacher's: "
         "*bias* of the head's over all positions together, where what is right on average averages out; *noise* of the states', "
         "position by position. *bucket*: one for all of the tail; *draws*: half of the entries drawn from it, weighted; *dropped*: "
@@ -199,7 +189,7 @@ def _stored(found: dict[str, Any]) -> list[str]:
     return [
         "## A stored teacher beside a resident one",
         "",
-        *_made_by(found),
+        *record.made_by(found),
         f"{found['steps']} steps of 2,048 tokens of `debian:libreoffice-help`, the same for all; tokens a second, and bits per byte of "
         "text held out after.",
         "",
@@ -223,7 +213,7 @@ def _text(found: dict[str, Any]) -> list[str]:
     return [
         "## Taught, and by text alone",
         "",
-        *_made_by(found),
+        *record.made_by(found),
         "[recipes/distill-small.yaml](../../recipes/distill-small.yaml): half of Gemma 3 270M's layers, its vocabulary cut to eight "
         "languages, taught by the whole of it, and trained on the same tokens without it. Bits per byte on the probe; the difference "
         "with its paired 95% interval over passages, one run each.",

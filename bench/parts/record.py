@@ -81,6 +81,22 @@ def begun(name: str, machine: Mapping[str, Any], quick: bool) -> dict[str, Any]:
     }
 
 
+def made_by(found: Mapping[str, Any]) -> list[str]:
+    """First lines of a part of a page: by which command it was measured, when, where. found: as `begun` begins it."""
+    machine, versions = found["machine"], found["versions"]
+    return [
+        f"- command: `{found['command'].strip()}`, {found['date']}",
+        f"- machine: {machine['processor']}, {machine['cores']} cores; "
+        + ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "",
+    ]
+
+
+def say(message: str) -> None:
+    """To whoever watches."""
+    print(f"bench: {message}", file=sys.stderr, flush=True)
+
+
 def head(result: Mapping[str, Any], title: str, about: str | None, machine: str) -> list[str]:
     """The first lines of the page. about: the bench's docstring, whose second paragraph says what is done. machine:
     what to say beside its processor and cores.
@@ -107,4 +123,4 @@ def write(
     (out / f"{name}.json").write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     for ending, page in pages.items():
         (out / f"{name}.{ending}").write_text(page(result), encoding="utf-8")
-    print(f"bench: written: {out / name}.md", file=sys.stderr, flush=True)
+    say(f"written: {out / name}.md")

@@ -139,13 +139,12 @@ class _Trials:
             stacked = torch.cat(originals)
             bits: dict[str, float] = {}
             for choice in choices:
-                try:
-                    own = choice.for_columns(stacked.shape[1])
-                except OnggiError as error:
+                if not choice.fits(stacked.shape[1]):
                     raise OnggiError(
                         f"choices: {choice.name} does not fit {place}{names[0]}, whose {stacked.shape[1]} columns are no multiple "
                         "of 32; choose among those with a scale for each row (--choices w4a16,w8a16)."
-                    ) from error
+                    )
+                own = choice.for_columns(stacked.shape[1])
                 assert own.grid
                 bits[choice.name] = own.grid.bits_per_weight * stacked.numel()
                 # Two choices may be the same in rows of this width: tried once.

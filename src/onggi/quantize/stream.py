@@ -49,9 +49,11 @@ def uniform(scheme: Scheme, decoder: Decoder, *, embedding: bool) -> Scheme:
     quantised: some layouts say one for the whole model. Raises OnggiError where it does not fit the embedding.
     """
     widths = {
-        module.in_features for i in range(len(decoder.layers)) for module in decoder.linears(i).values()
+        module.in_features
+        for index in range(len(decoder.layers))
+        for module in decoder.linears(index).values()
+        if scheme.fits(module.in_features)
     }
-    widths = {width for width in widths if scheme.fits(width)}
     if embedding:
         widths.add(decoder.embedding.get_parameter("weight").shape[1])
     for width in sorted(widths):

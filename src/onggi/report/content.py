@@ -17,9 +17,8 @@ from .wording import (
     calibrated,
     called,
     cell,
-    digits,
     kl,
-    mean,
+    means,
     said,
     titled,
     uncalibrated,
@@ -106,18 +105,8 @@ def _damage(scores: Scores, say: Phrases) -> list[Block]:
         rows.append([titled(tag, say), kind, *cells])
     bottom = [f"**{value(scores, n, worst(scores, n))}** ({worst(scores, n)})" for n in names]
     summary = [[f"**{say('damage.worst')}**", "", *bottom]]
-    groups = {
-        "damage.mean_latin": [tag for tag in order if tags.is_latin(tag)],
-        "damage.mean_other": [tag for tag in order if not tags.is_latin(tag)],
-        "damage.mean_all": order,
-    }
-    for key, group in groups.items():
-        if group and (key == "damage.mean_all" or len(group) < len(order)):
-            means = [
-                f"{mean([kl(scores, name, tag)['value'] for tag in group]):.{digits(scores, name)}f}"
-                for name in names
-            ]
-            summary.append([say(key), "", *means])
+    averages = [means(scores, name) for name in names]
+    summary += [[say(key), "", *(own[key] for own in averages)] for key in averages[0]]
     starred = any(uncalibrated(scores, name, tag) for name in names for tag in order)
     if starred:
         summary[1:1] = _apart(scores, names, order, say)

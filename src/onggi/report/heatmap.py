@@ -17,9 +17,9 @@ _BITS = re.compile(r"(?:w|I?Q)(\d+)[a_]")  # of a scheme, w4a16, or of a type of
 
 
 def heatmap(matrix: Mapping[str, Any], say: Phrases | None = None) -> str:
-    """An SVG of `sensitivity.json`, in the reader's language (default: English): for each language the share of each layer in what the coarsest choice costs
-    it, in percent; below, the bits of each part of each layer. Every row sums to 100, so that languages are
-    seen apart whatever their damage; the darker, the more.
+    """An SVG of `sensitivity.json`, in the reader's language (default: English): for each language the share of each layer
+    in what the coarsest choice costs it, in percent; below, the bits of each part of each layer. Every row sums to 100,
+    so that languages are seen apart whatever their damage; the darker, the more.
     """
     say = say or Phrases("en")
     units: Sequence[Mapping[str, Any]] = matrix["units"]

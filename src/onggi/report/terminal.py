@@ -14,7 +14,7 @@ from ..phrases import Phrases
 from . import compare, grades, items
 from .blocks import Block, Paragraph
 from .blocks import Table as Rows
-from .wording import Scores, by_damage, cell, digits, headline, kl, mean, value, variants, worst
+from .wording import Scores, at_worst, by_damage, cell, headline, means, variants
 
 
 def show(console: Console, scores: Scores, say: Phrases) -> None:
@@ -57,29 +57,18 @@ def _languages(scores: Scores, names: Sequence[str], say: Phrases) -> Table:
     table.add_section()
     table.add_row(
         say("damage.worst"),
-        *(f"{value(scores, name, worst(scores, name))} ({worst(scores, name)})" for name in names),
+        *(at_worst(scores, name) for name in names),
     )
     return table
 
 
 def _means(scores: Scores, names: Sequence[str], say: Phrases) -> Table:
     """A row for each variant, where they are too many to stand side by side: its worst language, and its means."""
-    table, order = _titled(scores, say), by_damage(scores)
-    groups = {
-        "damage.mean_latin": [tag for tag in order if tags.is_latin(tag)],
-        "damage.mean_other": [tag for tag in order if not tags.is_latin(tag)],
-        "damage.mean_all": order,
-    }
-    groups = {key: group for key, group in groups.items() if group}
-    for title in ("", say("damage.worst"), *map(say, groups)):
+    table = _titled(scores, say)
+    for title in ("", say("damage.worst"), *map(say, means(scores, names[0]))):
         table.add_column(title, justify="right" if title else "left")
     for name in names:
-        means = [mean([kl(scores, name, tag)["value"] for tag in group]) for group in groups.values()]
-        table.add_row(
-            Text(name),
-            f"{value(scores, name, worst(scores, name))} ({worst(scores, name)})",
-            *(f"{one:.{digits(scores, name)}f}" for one in means),
-        )
+        table.add_row(Text(name), at_worst(scores, name), *means(scores, name).values())
     return table
 
 

@@ -39,6 +39,29 @@ def worst(scores: Scores, name: str) -> str:
     return tag
 
 
+def at_worst(scores: Scores, name: str) -> str:
+    """A variant's KL in the language in which it has drifted most, and that language: `0.68 (km)`."""
+    tag = worst(scores, name)
+    return f"{value(scores, name, tag)} ({tag})"
+
+
+def means(scores: Scores, name: str) -> dict[str, str]:
+    """A variant's mean KL over languages of Latin script, of others and all, by the name of their phrase; all alone where
+    the languages are of one kind.
+    """
+    order = by_damage(scores)
+    latin = [tag for tag in order if tags.is_latin(tag)]
+    groups = {"damage.mean_latin": latin, "damage.mean_other": [tag for tag in order if tag not in latin]}
+    if not all(groups.values()):
+        groups = {}
+    groups["damage.mean_all"] = order
+    places = digits(scores, name)
+    return {
+        key: f"{mean([kl(scores, name, tag)['value'] for tag in group]):.{places}f}"
+        for key, group in groups.items()
+    }
+
+
 def headline(scores: Scores, say: Phrases) -> str:
     """The finding in a sentence or two: who pays most, against English, and which variant mends it.
 

@@ -134,13 +134,13 @@ def say_what_is_odd(
     }
     fused = Names(decoder.model, source.entries).fused
     for index in range(len(decoder.layers)):
+        place = f"{decoder.layer_name(index)}."
         whole = {
             f"{name}.{leaf}": "the checkpoint holds its experts in one piece"
             for name in decoder.experts(index)
             for leaf in ("gate_up_proj", "down_proj")
-            if f"{decoder.layer_name(index)}.{name}.{leaf}" not in fused
+            if f"{place}{name}.{leaf}" not in fused
         }
-        place = f"{decoder.layer_name(index)}."
         own = {name.removeprefix(place): why for name, why in narrow.items() if name.startswith(place)}
         for name, why in (decoder.left(index) | whole | own).items():
             left[name, why] = left.get((name, why), 0) + 1
